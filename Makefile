@@ -1,0 +1,27 @@
+PYTHON ?= python3
+SPEC ?= searchspaces/quickstart.yaml
+BIN := .venv/bin
+
+.PHONY: sweep test test-all lint setup
+
+sweep: setup
+	$(BIN)/python -m platform.sweep $(SPEC)
+
+test: setup
+	$(BIN)/python -m pytest
+
+test-all: setup
+	$(BIN)/python -m pytest -m "" --timeout 3600
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+setup: .venv/ready
+
+.venv/ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet torch==2.13.0
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@

@@ -1,0 +1,58 @@
+"""Ten stratified folds for data sets that come without any: 1-8 train, 9 validation, 10 test."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from types import MappingProxyType
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.model_selection import StratifiedGroupKFold
+
+N_FOLDS = 10
+ROLES: Mapping[str, tuple[int, ...]] = MappingProxyType({"train": tuple(range(1, 9)), "val": (9,), "test": (10,)})
+
+
+def random_folds(labels_N: NDArray[np.integer], seed: int) -> NDArray[np.int16]:
+    """Deal records to folds 1-10 at random, every label evenly. Sizes differ by at most one, per label too."""
+    shuffled = np.random.default_rng(seed).permutation(len(labels_N))
+    by_label = shuffled[np.argsort(labels_N[shuffled], kind="stable")]
+    folds_N = np.empty(len(labels_N), np.int16)
+    folds_N[by_label] = np.arange(len(labels_N)) % N_FOLDS + 1
+    return folds_N
+
+
+def patient_folds(labels_N: NDArray[np.integer], patient_ids: NDArray[np.str_], seed: int) -> NDArray[np.int16]:
+    """Assign every patient whole to one of folds 1-10, stratified by label.
+
+    With few patients folds differ in size and prevalence; the two that are nearest to the whole become
+    9 (validation) and 10 (test), so that neither ends up with a single label where this can be helped.
+
+    Raises:
+        ValueError: there are fewer than ten patients.
+    """
+    n_patients = len(np.unique(patient_ids))
+    if n_patients < N_FOLDS:
+        raise ValueError(
+            f"{N_FOLDS} patient-disjoint folds need at least {N_FOLDS} patients, but there are {n_patients}; "
+            "add patients, or leave the record ids out for random folds"
+        )
+    splitter = StratifiedGroupKFold(N_FOLDS, shuffle=True, random_state=seed)
+    raw_N = np.empty(len(labels_N), np.int64)
+    with warnings.catch_warnings():
+        # A label rarer than the folds can't be in each of them; `data.loading` refuses a fold that lacks it.
+        warnings.filterwarnings("ignore", message="The least populated class", category=UserWarning)
+        for fold, (_, rows) in enumerate(splitter.split(labels_N, labels_N, patient_ids)):
+            raw_N[rows] = fold
+    numbers = np.empty(N_FOLDS, np.int16)
+    numbers[np.argsort(-_imbalance(raw_N, labels_N), kind="stable")] = np.arange(1, N_FOLDS + 1)
+    return numbers[raw_N]
+
+
+def _imbalance(folds_N: NDArray[np.int64], labels_N: NDArray[np.integer]) -> NDArray[np.float64]:
+    """Return, for each fold, how far its label counts are from a tenth of the whole, relatively, summed over labels."""
+    values, codes_N = np.unique(labels_N, return_inverse=True)
+    counts_FC = np.zeros((N_FOLDS, len(values)))
+    np.add.at(counts_FC, (folds_N, codes_N), 1)
+    return np.asarray(np.abs(counts_FC / counts_FC.mean(axis=0) - 1).sum(axis=1))

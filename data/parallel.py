@@ -1,0 +1,66 @@
+"""Map a function over items with Ray Data, without its progress bars and log lines."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import ray
+import ray.data
+
+
+MOST_LOCAL_CPUS = 4  # each worker process costs some 200 MB; who wants more starts Ray before
+
+
+@contextmanager
+def running_ray(n_tasks: int) -> Iterator[None]:
+    """Use the Ray that the caller runs, or start a local one for `n_tasks` tasks and shut down only that."""
+    if ray.is_initialized():
+        yield
+        return
+    # Ingestion needs little of the object store, as its tasks write files; the dashboard serves nobody here.
+    ray.init(
+        address="local",
+        num_cpus=max(1, min(os.cpu_count() or 1, n_tasks, MOST_LOCAL_CPUS)),
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+        object_store_memory=256 * 1024**2,
+    )
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+@contextmanager
+def quiet_ray_data() -> Iterator[None]:
+    """Silence Ray Data for data sets that are made inside; its settings come back afterwards."""
+    context = ray.data.DataContext.get_current()
+    logger = logging.getLogger("ray.data")
+    before = context.enable_progress_bars, logger.level
+    context.enable_progress_bars = False
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        context.enable_progress_bars = before[0]
+        logger.setLevel(before[1])
+
+
+def map_items(function: Callable[[dict[str, Any]], dict[str, Any]], items: Sequence[Any]) -> Iterator[dict[str, Any]]:
+    """Yield `function({"item": item, "index": index})` of every item as tasks finish, in any order.
+
+    `function` is a module-level function of `data` or a `functools.partial` of one, so that workers find it.
+    """
+    with quiet_ray_data():
+        yield from dataset_of(items).map(function).iter_rows()
+
+
+def dataset_of(items: Sequence[Any]) -> ray.data.Dataset:
+    """Return a Ray data set of one item a task."""
+    rows = [{"index": index, "item": item} for index, item in enumerate(items)]
+    return ray.data.from_items(rows, override_num_blocks=max(1, len(rows)))

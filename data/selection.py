@@ -1,0 +1,97 @@
+"""Which records of a store a role is made of, and the one way to decode them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data.counts import labelled_mask
+from data.dataset import LabelSet, Signal
+from data.preprocess import Step, output_signal, preprocess
+from data.reader import RecordTable
+from data.store import Manifest, Shard, read_ecg
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is read from a store, and what is made of it. Small, and can be pickled."""
+
+    store: Path  # absolute, since workers run in other folders
+    shards: tuple[Shard, ...]
+    stored_signal: Signal
+    steps: tuple[Step, ...]
+    label_set: LabelSet
+    folds: Mapping[str, tuple[int, ...]]  # by role
+    drop_unlabelled: bool
+
+    @property
+    def signal(self) -> Signal:
+        """The signal after preprocessing."""
+        return output_signal(self.steps, self.stored_signal)
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The N records of one role in the order of the store: all that is known of them but the signal."""
+
+    shard_N: NDArray[np.int64]  # index of the shard in the plan
+    row_N: NDArray[np.int64]  # in the shard
+    labels_NK: NDArray[np.float32]
+    record_ids: NDArray[np.str_]
+    patient_ids: NDArray[np.str_]
+
+    def __len__(self) -> int:
+        return len(self.shard_N)
+
+
+def stored_signal(manifest: Manifest) -> Signal:
+    """Return the signal as the store has it."""
+    return Signal(manifest.lead_names, manifest.fs_hz, manifest.n_timesteps)
+
+
+def select(plan: Plan, tables: Mapping[int, RecordTable], role: str) -> Selection:
+    """Select the records of `role` from the tables of the good shards (by index in the plan)."""
+    parts = [_select_from(plan, index, tables[index], role) for index in sorted(tables)]
+    assert parts, "a store without good shards is refused before"
+    return Selection(
+        shard_N=np.concatenate([part.shard_N for part in parts]),
+        row_N=np.concatenate([part.row_N for part in parts]),
+        labels_NK=np.concatenate([part.labels_NK for part in parts]),
+        record_ids=np.concatenate([part.record_ids for part in parts]),
+        patient_ids=np.concatenate([part.patient_ids for part in parts]),
+    )
+
+
+def decode(plan: Plan, shard: int, row_R: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Read and preprocess the given rows (ascending) of one shard to ecg_RLT; a global z-score is left to the caller.
+
+    Raises:
+        CorruptShard: the shard can't be read.
+    """
+    if not len(row_R):
+        signal = plan.signal
+        return np.empty((0, len(signal.lead_names), signal.n_timesteps), np.float32)
+    first, last = int(row_R[0]), int(row_R[-1])
+    ecg_NLT = read_ecg(plan.store, plan.shards[shard], slice(first, last + 1))
+    if len(row_R) < len(ecg_NLT):
+        ecg_NLT = ecg_NLT[row_R - first]
+    return preprocess(ecg_NLT, plan.steps, plan.stored_signal)
+
+
+def _select_from(plan: Plan, index: int, table: RecordTable, role: str) -> Selection:
+    labels_NK = table.labels[plan.label_set.name]
+    mask = np.isin(table.folds, plan.folds[role])
+    if plan.drop_unlabelled:
+        mask &= labelled_mask(labels_NK, plan.label_set)
+    rows = np.flatnonzero(mask)
+    return Selection(
+        shard_N=np.full(len(rows), index),
+        row_N=rows,
+        labels_NK=labels_NK[rows],
+        record_ids=table.record_ids[rows],
+        patient_ids=table.patient_ids[rows],
+    )

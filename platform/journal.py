@@ -1,0 +1,209 @@
+"""The journal of a sweep: an append-only file of events, one JSON object a line, and the only source of truth.
+
+Optuna's study, ASHA's rungs, the MLflow runs and the report are all views that are rebuilt from it.
+A line is flushed as it is written, before any view hears of the event; a kill can only tear the last
+line, which readers drop and the next writer cuts off.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+FILE_NAME = "journal.jsonl"
+
+EventKind = Literal[
+    "opened",  # a process took up the sweep; first line: the sweep's identity
+    "proposed",  # the sampler proposed a configuration, which became a trial
+    "infeasible",  # a proposal that breaks a constraint known before training; never became a trial
+    "started",  # a trial's training began or went on (`attempt` counts from 1)
+    "reported",  # a trial's metrics after an epoch, its checkpoint saved
+    "ended",  # a trial ended, once: COMPLETED, STOPPED or FAILED
+    "tested",  # a look at the test fold
+    "closed",  # the sweep's process ended in order: `reason` is done, interrupted or budget
+]
+
+TrialState = Literal["PROPOSED", "RUNNING", "COMPLETED", "STOPPED", "FAILED"]
+ENDED: tuple[TrialState, ...] = ("COMPLETED", "STOPPED", "FAILED")
+
+
+@dataclass(frozen=True)
+class Event:
+    """One line of the journal. `trial` is our own id (`t0007`), empty for events of the whole sweep."""
+
+    kind: EventKind
+    time_s: float  # seconds since 1970
+    trial: str = ""
+    body: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_line(self) -> str:
+        head: dict[str, Any] = {"event": self.kind, "time_s": self.time_s}
+        if self.trial:
+            head["trial"] = self.trial
+        return json.dumps({**head, **self.body}, allow_nan=False, separators=(",", ":")) + "\n"
+
+    @staticmethod
+    def from_line(line: str) -> Event:
+        fields = json.loads(line)
+        return Event(fields.pop("event"), fields.pop("time_s"), fields.pop("trial", ""), fields)
+
+
+class Journal:
+    """The one writer of a sweep's journal. Opening cuts off a torn last line."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / FILE_NAME
+        _cut_torn_line(self.path)
+        self._file = self.path.open("a", encoding="utf-8")
+
+    def append(self, kind: EventKind, trial: str = "", **body: Any) -> Event:
+        """Write and flush one event, stamped with the current time; a later reader sees it whole."""
+        event = Event(kind, time.time(), trial, body)
+        self._file.write(event.to_line())
+        self._file.flush()
+        return event
+
+    def close(self) -> None:
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+
+
+def read_events(folder: Path) -> Iterator[Event]:
+    """Yield the whole lines of the journal in `folder`; a torn last line is left out."""
+    path = folder / FILE_NAME
+    if not path.exists():
+        return
+    with path.open(encoding="utf-8") as lines:
+        for number, line in enumerate(lines, start=1):
+            if not line.endswith("\n"):
+                return
+            try:
+                yield Event.from_line(line)
+            except (ValueError, KeyError) as error:
+                raise ValueError(f"{path}:{number}: not a journal line: {line[:80]!r}") from error
+
+
+def _cut_torn_line(path: Path) -> None:
+    if not path.exists():
+        return
+    content = path.read_bytes()
+    whole = content.rfind(b"\n") + 1
+    if whole < len(content):
+        with path.open("r+b") as file:
+            file.truncate(whole)
+
+
+@dataclass
+class TrialRecord:
+    """What the journal says of one trial."""
+
+    trial: str
+    number: int
+    params: dict[str, Any]  # the resolved configuration, flat dotted keys
+    sampled: dict[str, Any]  # the part of it that the sampler chose
+    distributions: dict[str, str]  # Optuna's JSON for each sampled parameter
+    static: dict[str, float]  # quantities known before training: parameters, onnx_bytes
+    system_attrs: dict[str, Any]
+    proposed_s: float
+    state: TrialState = "PROPOSED"
+    attempts: int = 0
+    started_s: float | None = None
+    ended_s: float | None = None
+    reports: dict[int, dict[str, float]] = field(default_factory=dict)  # epoch -> metrics
+    report_times_s: dict[int, float] = field(default_factory=dict)
+    constraints: dict[str, float] = field(default_factory=dict)  # rule -> excess, feasible where <= 0
+    error: str = ""  # the traceback of a FAILED trial
+
+    @property
+    def epochs(self) -> int:
+        """Epochs trained so far."""
+        return max(self.reports, default=0)
+
+    @property
+    def last(self) -> dict[str, float]:
+        """The metrics of the last report; it carries `best/<metric>` and `best_epoch` too."""
+        return self.reports[self.epochs] if self.reports else {}
+
+    def best(self, metric: str, maximise: bool) -> float | None:
+        """The best value of `metric` over the trial's epochs, or None if it never reported it."""
+        values = [report[metric] for report in self.reports.values() if metric in report]
+        return (max(values) if maximise else min(values)) if values else None
+
+    @property
+    def duration_s(self) -> float | None:
+        if self.started_s is None or self.ended_s is None:
+            return None
+        return self.ended_s - self.started_s
+
+
+@dataclass
+class SweepRecord:
+    """The journal read whole: the sweep's identity, its trials in order of proposal, and its looks at test."""
+
+    opened: list[Event] = field(default_factory=list)
+    trials: dict[str, TrialRecord] = field(default_factory=dict)
+    infeasible: list[Event] = field(default_factory=list)
+    tested: list[Event] = field(default_factory=list)
+    closed: list[Event] = field(default_factory=list)
+    sessions: list[tuple[float, float]] = field(default_factory=list)  # (opened, last event) of each process
+
+    epochs: int = 0  # trained in all trials together
+
+    def elapsed_s(self, now_s: float) -> float:
+        """Return the time that processes have spent on the sweep, if the last of them still runs at `now_s`."""
+        earlier = sum(end - start for start, end in self.sessions[:-1])
+        return earlier + (now_s - self.sessions[-1][0] if self.sessions else 0.0)
+
+    @property
+    def n_proposals(self) -> int:
+        """Every proposal of the sampler, those that were infeasible included."""
+        return len(self.trials) + len(self.infeasible)
+
+    def apply(self, event: Event) -> None:
+        """Take one event into account; the order of events is the order of the journal."""
+        body = event.body
+        if event.kind == "opened" or not self.sessions:
+            self.sessions.append((event.time_s, event.time_s))
+        self.sessions[-1] = (self.sessions[-1][0], event.time_s)
+        if event.kind == "proposed":
+            self.trials[event.trial] = TrialRecord(
+                trial=event.trial,
+                number=body["number"],
+                params=body["params"],
+                sampled=body["sampled"],
+                distributions=body["distributions"],
+                static=body.get("static", {}),
+                system_attrs=body.get("system_attrs", {}),
+                proposed_s=event.time_s,
+            )
+        elif event.kind == "started":
+            trial = self.trials[event.trial]
+            trial.state, trial.attempts = "RUNNING", body["attempt"]
+            trial.started_s = trial.started_s or event.time_s
+        elif event.kind == "reported":
+            trial = self.trials[event.trial]
+            self.epochs += body["epoch"] not in trial.reports
+            trial.reports[body["epoch"]] = body["metrics"]
+            trial.report_times_s[body["epoch"]] = event.time_s
+        elif event.kind == "ended":
+            trial = self.trials[event.trial]
+            trial.state, trial.ended_s = body["state"], event.time_s
+            trial.constraints, trial.error = body.get("constraints", {}), body.get("error", "")
+        else:
+            {"opened": self.opened, "infeasible": self.infeasible, "tested": self.tested, "closed": self.closed}[
+                event.kind
+            ].append(event)
+
+
+def replay(events: Iterable[Event]) -> SweepRecord:
+    """Read events, in order, into a `SweepRecord`."""
+    record = SweepRecord()
+    for event in events:
+        record.apply(event)
+    return record

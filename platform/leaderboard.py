@@ -1,0 +1,110 @@
+"""The leaderboard of a sweep, and the Pareto front of several objectives: views of the journal."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from platform.journal import SweepRecord, TrialRecord
+
+Mode = Literal["max", "min"]
+RANKED = ("COMPLETED", "STOPPED")
+_ORDER = {"COMPLETED": 0, "STOPPED": 0, "RUNNING": 1, "PROPOSED": 2, "FAILED": 3}
+_WHOLE = ("rank", "best_epoch", "epochs", "parameters", "onnx_bytes", "peak_memory_bytes")
+
+
+def leaderboard(record: SweepRecord, metric: str, mode: Mode) -> pd.DataFrame:
+    """Rank the trials of a sweep by their best value of `metric`.
+
+    COMPLETED and STOPPED trials have a rank, those that keep every constraint before those that do not;
+    live and failed ones follow without a rank. Equal values keep the order of proposal.
+
+    Returns:
+        one row a trial: rank, trial, state, feasible, `metric`, best_epoch, epochs, duration_s, parameters,
+        onnx_bytes, peak_memory_bytes, and a column `params.<key>` for every parameter.
+    """
+    sign = -1.0 if mode == "max" else 1.0
+
+    def place(row: dict[str, Any]) -> tuple[int, bool, float]:
+        value = row[metric]
+        return _ORDER[row["state"]], not row["feasible"], np.inf if value is None else sign * value
+
+    rows = sorted((_row(trial, metric, mode) for trial in record.trials.values()), key=place)
+    ranked = [row for row in rows if row["state"] in RANKED and row[metric] is not None]
+    for rank, row in enumerate(ranked, start=1):
+        row["rank"] = rank
+    table = pd.DataFrame(rows, columns=_columns(record, metric))
+    return table.astype({name: "Int64" for name in _WHOLE})
+
+
+def write_leaderboard(path: Path, table: pd.DataFrame) -> None:
+    """Write `table` as CSV; a reader sees the old file or the new one, never a part."""
+    fresh = path.with_name(f".{path.name}.{os.getpid()}")
+    table.to_csv(fresh, index=False)
+    fresh.replace(path)
+
+
+def pareto_front(values_NM: NDArray[np.float64], directions: Sequence[Mode]) -> NDArray[np.bool_]:
+    """Return a mask (N,) of the points that no other point dominates.
+
+    A point dominates another if it is at least as good in all M objectives and better in one; of equal
+    points all are in the front. Give it COMPLETED trials only: a stopped trial's values are early ones.
+
+    Raises:
+        ValueError: the shapes do not fit, or a value is not finite.
+    """
+    if values_NM.ndim != 2 or values_NM.shape[1] != len(directions):
+        raise ValueError(f"values must be (points, {len(directions)} objectives), but got shape {values_NM.shape}")
+    if not np.isfinite(values_NM).all():
+        raise ValueError("values must be finite; leave out trials without a value")
+    costs_NM = values_NM * [-1.0 if direction == "max" else 1.0 for direction in directions]
+    unique_UM, inverse_N = np.unique(costs_NM, axis=0, return_inverse=True)
+    keep_U = np.ones(len(unique_UM), dtype=bool)
+    # In the sorted order of `unique` a point is only ever dominated by an earlier one.
+    for index in range(len(unique_UM)):
+        if keep_U[index]:
+            dominated_U = (unique_UM[index] <= unique_UM).all(axis=1)
+            dominated_U[index] = False
+            keep_U &= ~dominated_U
+    return keep_U[inverse_N.reshape(-1)]
+
+
+def best_epoch(trial: TrialRecord, metric: str, mode: Mode) -> int | None:
+    """Return the first epoch with the trial's best value of `metric`, or None if it never reported it."""
+    epochs = [epoch for epoch in sorted(trial.reports) if metric in trial.reports[epoch]]
+    sign = 1.0 if mode == "max" else -1.0
+    return max(epochs, key=lambda epoch: sign * trial.reports[epoch][metric], default=None)
+
+
+def _columns(record: SweepRecord, metric: str) -> list[str]:
+    head = ["rank", "trial", "state", "feasible", metric, "best_epoch", "epochs", "duration_s"]
+    params = dict.fromkeys(f"params.{key}" for trial in record.trials.values() for key in trial.params)
+    return [*head, "parameters", "onnx_bytes", "peak_memory_bytes", *params]
+
+
+def _row(trial: TrialRecord, metric: str, mode: Mode) -> dict[str, Any]:
+    epoch = best_epoch(trial, metric, mode)
+    known = {**trial.static, **trial.last}
+    sizes = {key: _whole(known.get(key)) for key in ("parameters", "onnx_bytes", "peak_memory_bytes")}
+    return {
+        "rank": None,
+        "trial": trial.trial,
+        "state": trial.state,
+        "feasible": all(excess <= 0 for excess in trial.constraints.values()),
+        metric: None if epoch is None else trial.reports[epoch][metric],
+        "best_epoch": epoch,
+        "epochs": trial.epochs,
+        "duration_s": trial.duration_s,
+        **sizes,
+        **{f"params.{key}": value for key, value in trial.params.items()},
+    }
+
+
+def _whole(number: float | None) -> int | None:
+    return None if number is None else round(number)

@@ -1,0 +1,251 @@
+"""What a sweep leaves behind: the best trial tested once, its model ready for use, the leaderboard and the report."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+import torch
+
+from data.dataset import Dataset, Split
+from data.loading import Description, SharedDataset, materialise
+from platform.checkpoints import rank
+from platform.journal import Event, Journal, SweepRecord, TrialRecord
+from platform.leaderboard import leaderboard, write_leaderboard
+from platform.report import ReportInput, TestResult, write_report
+from platform.spec import Spec
+from platform.study import spawn_seed
+from platform.study_db import Objectives
+from trainables import METHODS
+from trainables.bootstrap import bootstrap_intervals
+from trainables.checkpoint import load_weights, save_weights
+from trainables.evaluation import Evaluation, evaluate
+from trainables.onnx_export import export_onnx
+from trainables.tune_trial import BEST_FILE, nested
+from trainables.windows import window_signal
+
+PREDICTIONS_FILE = "test_predictions.npz"
+ONNX_TOLERANCE = 1e-3
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What there is to say when a sweep has ended."""
+
+    best: TrialRecord | None
+    test: TestResult | None
+    test_looks: int
+    onnx_difference: float | None
+
+    def text(self, folder: Path, spec: Spec, resume: str) -> str:
+        """Return the lines that end a sweep's output."""
+        if self.best is None:
+            return f"no trial completed; the tracebacks are in MLflow and in {folder}/report.html"
+        objective = spec.search.objectives[0]
+        value = self.best.best(objective.metric, objective.mode == "max")
+        lines = [f"best trial {self.best.trial} ({self.best.state}): {objective.metric} {value:.4f}"]
+        lines += self._test_lines(objective.metric)
+        if self.onnx_difference is not None:
+            lines.append(f"ONNX against PyTorch at batches 1 and 5: largest difference {self.onnx_difference:.1e}")
+        return "\n".join([*lines, *_commands(folder, spec, resume)])
+
+    def _test_lines(self, objective: str) -> list[str]:
+        if self.test is None:
+            return ["no test fold: nothing is tested"]
+        shown = {objective.removeprefix("val/"), "auroc", "r2"} & set(self.test.metrics)
+        lines = []
+        for name in sorted(shown):
+            low, high = self.test.intervals.get(name, (float("nan"), float("nan")))
+            lines.append(f"test/{name} {self.test.metrics[name]:.4f} (95 % interval {low:.4f} to {high:.4f})")
+        return [*lines, f"looks at the test fold: {self.test_looks}"]
+
+
+def _commands(folder: Path, spec: Spec, resume: str) -> list[str]:
+    return [
+        f"  report       {folder}/report.html",
+        f"  best model   {folder}/best/",
+        f"  leaderboard  {folder}/leaderboard.csv",
+        f"  runs         mlflow ui --backend-store-uri {spec.tracking.uri}   (experiment {spec.tracking.experiment})",
+        f"  study        optuna-dashboard sqlite:///{folder}/study.db",
+        f"  more trials  {resume} --set budget.trials={2 * spec.budget.trials}",
+    ]
+
+
+def conclude(
+    spec: Spec,
+    folder: Path,
+    record: SweepRecord,
+    journal: Journal,
+    description: Description,
+    dataset: SharedDataset,
+    study: optuna.Study,
+) -> Outcome:
+    """Test the best trial, once, and write `best/`, `leaderboard.csv` and `report.html` into the sweep's folder."""
+    objectives = [(objective.metric, objective.mode) for objective in spec.search.objectives]
+    ranked = rank(record, objectives)
+    outcome = Outcome(None, None, len(record.tested), None)
+    if ranked:
+        outcome = _Winner(spec, folder, record, journal, dataset, ranked[0]).conclude()
+    metric, mode = objectives[0]
+    write_leaderboard(folder / "leaderboard.csv", leaderboard(record, metric, mode))
+    write_report(folder / "report.html", _report_input(spec, record, description, study, outcome.test, objectives))
+    return outcome
+
+
+class _Winner:
+    """The best trial, rebuilt from its checkpoint in this process."""
+
+    def __init__(
+        self,
+        spec: Spec,
+        folder: Path,
+        record: SweepRecord,
+        journal: Journal,
+        dataset: SharedDataset,
+        trial: TrialRecord,
+    ) -> None:
+        self.spec, self.record, self.journal, self.dataset, self.trial = spec, record, journal, dataset, trial
+        self.checkpoint = folder / "trials" / trial.trial / BEST_FILE
+        self.folder = folder / "best"
+        method = METHODS[spec.method]
+        self.config = method.config.model_validate(nested(trial.params))
+        self.model = method.build_model(self.config, dataset.signal, dataset.label_set)
+        self.model.load_state_dict(load_weights(self.checkpoint))
+        self.device = "cuda" if spec.resources.gpus and torch.cuda.is_available() else "cpu"
+
+    def conclude(self) -> Outcome:
+        self.folder.mkdir(exist_ok=True)
+        validation = self._evaluate(self.dataset.open().val, None)
+        test = self._test(validation)
+        save_weights(self.folder / "model.safetensors", self.model.state_dict())
+        difference = export_onnx(
+            self.model, window_signal(self.config, self.dataset.signal), self.folder / "model.onnx"
+        )
+        if difference > ONNX_TOLERANCE:
+            raise ArithmeticError(
+                f"{self.folder}/model.onnx differs from PyTorch by {difference:.2e}, more than {ONNX_TOLERANCE:g}"
+            )
+        self._write_config(validation, difference)
+        return Outcome(self.trial, test, len(self.record.tested), difference)
+
+    def _evaluate(self, split: Split, thresholds_K: Any) -> Evaluation:
+        return evaluate(self.model, split, self.config, self.dataset.label_set, thresholds_K, self.device)
+
+    def _test(self, validation: Evaluation) -> TestResult | None:
+        """Look at the test fold, unless the last look was at this very trial."""
+        if not self._has_test():
+            return None
+        last = self.record.tested[-1] if self.record.tested else None
+        if last is None or last.trial != self.trial.trial or not (self.folder / PREDICTIONS_FILE).exists():
+            last = self._look(validation)
+        predictions = np.load(self.folder / PREDICTIONS_FILE)
+        return TestResult(
+            labels_NK=predictions["labels_NK"],
+            probabilities_NK=predictions["predicted_NK"],
+            label_names=self.dataset.label_set.names,
+            metrics=last.body["metrics"],
+            intervals={name: tuple(interval) for name, interval in last.body["intervals"].items()},
+        )
+
+    def _has_test(self) -> bool:
+        return bool(self.dataset.plan.folds.get("test"))
+
+    def _look(self, validation: Evaluation) -> Event:
+        test: Dataset = materialise(self.spec.data, roles=("test",)).open()
+        assert test.test is not None
+        result = self._evaluate(test.test, validation.thresholds_K)
+        intervals = bootstrap_intervals(
+            result,
+            self.dataset.label_set,
+            self.config.threshold_beta,
+            test.test.patient_ids,
+            seed=spawn_seed(self.spec.seed, 0, 3),
+        )
+        temporary = self.folder / f"new-{PREDICTIONS_FILE}"
+        np.savez_compressed(
+            temporary,
+            record_ids=test.test.record_ids,
+            labels_NK=result.labels_NK,
+            predicted_NK=result.predicted_NK,
+            thresholds_K=result.thresholds_K,
+        )
+        temporary.replace(self.folder / PREDICTIONS_FILE)
+        event = self.journal.append(
+            "tested",
+            self.trial.trial,
+            look=len(self.record.tested) + 1,
+            metrics=dict(result.scores.macro),
+            per_class={name: dict(values) for name, values in result.scores.per_class.items()},
+            left_out=list(result.scores.left_out),
+            intervals={name: list(interval) for name, interval in intervals.items()},
+        )
+        self.record.apply(event)
+        return event
+
+    def _write_config(self, validation: Evaluation, onnx_difference: float) -> None:
+        signal, label_set = self.dataset.signal, self.dataset.label_set
+        config: Mapping[str, Any] = {
+            "sweep": self.folder.parent.name,
+            "trial": self.trial.trial,
+            "method": self.spec.method,
+            "params": self.trial.params,
+            "preprocess": [step.model_dump(mode="json") for step in self.spec.data.preprocess],
+            "statistics": _statistics(self.dataset),
+            "lead_names": signal.lead_names,
+            "fs_hz": signal.fs_hz,
+            "n_timesteps": signal.n_timesteps,
+            "labels": {"name": label_set.name, "task": label_set.task, "names": label_set.names},
+            "units": label_set.units,
+            "thresholds": dict(zip(label_set.names, validation.thresholds_K.tolist(), strict=True)),
+            "val": dict(validation.scores.macro),
+            "onnx_max_difference": onnx_difference,
+            "written": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        }
+        temporary = self.folder / "config.json.new"
+        temporary.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        temporary.replace(self.folder / "config.json")
+
+
+def _statistics(dataset: SharedDataset) -> dict[str, float] | None:
+    """Return the training folds' mean and standard deviation, where preprocessing uses them."""
+    return None if dataset.statistics is None else {k: float(v) for k, v in vars(dataset.statistics).items()}
+
+
+def _report_input(
+    spec: Spec,
+    record: SweepRecord,
+    description: Description,
+    study: optuna.Study,
+    test: TestResult | None,
+    objectives: Objectives,
+) -> ReportInput:
+    opened = record.opened[-1].body
+    manifest = description.manifest
+    assert manifest is not None
+    header = {
+        "sweep": study.study_name,
+        "method": spec.method,
+        "store": spec.data.store,
+        "fingerprint": manifest.fingerprint,
+        "labels": description.label_set.name,
+        "seed": str(spec.seed),
+        "git commit": opened["git_commit"],
+        "versions": opened["versions"],
+        "command": opened["command"],
+    }
+    notes = [*manifest.notes, *([f"{n} records of corrupt shards were left out"] if (n := opened["n_bad_records"]) else [])]
+    return ReportInput(
+        record=record,
+        study=study,
+        objectives=objectives,
+        spec_text=spec.to_yaml(),
+        header=header,
+        test=test,
+        notes=notes,
+    )

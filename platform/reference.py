@@ -1,0 +1,243 @@
+"""Writes docs/spec.md and searchspaces/spec.schema.json from the types: `python -m platform.reference`."""
+
+from __future__ import annotations
+
+import json
+import re
+import types
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal, Union, get_args, get_origin
+
+import annotated_types
+from pydantic import BaseModel, TypeAdapter
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
+
+from platform.samplers import SAMPLERS
+from platform.search_space import ARGUMENTS, VERBS
+from platform.spec import Spec
+from platform.spec_error import models_in
+from trainables import METHODS
+
+ROOT: Final = Path(__file__).parent.parent
+MARKDOWN: Final = Path("docs/spec.md")
+SCHEMA: Final = Path("searchspaces/spec.schema.json")
+
+_INTRODUCTION: Final = """# The spec
+
+Generated from the types by `python -m platform.reference`; a test fails when this page is stale.
+
+A spec is a YAML 1.2 file: one study, that is one method, its data, the space of its parameters, and how that space is
+searched. `python -m platform.sweep SPEC.yaml` runs it, `--dry-run` shows what it would do, and `--set a.b=c` overrides
+any key; the value is YAML. An unknown key, a value outside its range and a parameter that the method does not have are
+refused before anything starts. *required* keys have no default.
+"""
+_PARAMS: Final = """A parameter has a value, or a verb in whose range the search chooses. Parameters may be nested; a dotted key is the same
+as a nested one. Without any verb, the spec is one plain training run. A verb may have a condition,
+`{choice: [16, 32], when: {model: cnn}}` or `when: {model: [cnn, inception1d]}`: the parameter then exists only where
+the other one has that value (or one of those), and every condition holds."""
+_VERBS: Final = "Ranges include both ends, in every verb."
+_SAMPLERS: Final = """Optuna falls back to random draws without a word where a sampler cannot do what is asked; here that is refused.
+*stopped*: learns from trials that the scheduler stopped, and so may stand beside a scheduler. *constraints*: learned;
+reported: learned, but only bounds on what training shows, not on `parameters` and `onnx_bytes`; filtered: proposals and
+results are judged by them, and the sampler learns from nothing; refused."""
+
+
+# ------------------------------------------------------------------ docs/spec.md
+
+
+def markdown() -> str:
+    """Return the text of docs/spec.md."""
+    parts = [_INTRODUCTION, "## The keys of a spec", _table([*_rows(Spec, "")])]
+    for name, field in Spec.model_fields.items():
+        if name != "params":
+            for model in models_in(field.annotation):
+                parts += _section(model, name)
+    parts += ["## params", _PARAMS]
+    for name, method in METHODS.items():
+        parts += [f"### method: {name}", _table([*_rows(method.config, "")])]
+    parts += ["## Verbs", _VERBS, _verb_table(), "## Samplers", _SAMPLERS, _sampler_table()]
+    return "\n\n".join(part.strip() for part in parts) + "\n"
+
+
+def _section(model: type[BaseModel], path: str) -> Iterator[str]:
+    """Yield a heading and a table for a model, then for the models below it."""
+    yield f"{'#' * min(4, path.count('.') + 2)} {path}"
+    yield (model.__doc__ or "").strip().splitlines()[0]
+    yield _table([*_rows(model, "")])
+    for name, field in model.model_fields.items():
+        for inner in models_in(field.annotation):
+            yield from _section(inner, f"{path}.{name}{'[]' if _is_list(field) else ''}")
+
+
+def _is_list(field: FieldInfo) -> bool:
+    return "tuple[" in str(field.annotation) or "list[" in str(field.annotation)
+
+
+def _rows(model: type[BaseModel], prefix: str) -> Iterator[Sequence[str]]:
+    yield ("key", "type", "default", "unit", "range", "description")
+    for name, field in model.model_fields.items():
+        extra = field.json_schema_extra if isinstance(field.json_schema_extra, Mapping) else {}
+        description = (field.description or "").strip()
+        assert description, f"{model.__name__}.{name} has no description"
+        yield (
+            f"`{prefix}{name}`",
+            type_text(field.annotation),
+            _default_text(field),
+            str(extra.get("unit", "")),
+            ", ".join(dict.fromkeys(_ranges(field))),
+            description,
+        )
+
+
+def _table(rows: Sequence[Sequence[str]]) -> str:
+    head, *body = [[cell.replace("|", "\\|") for cell in row] for row in rows]
+    lines = [head, ["---"] * len(head), *body]
+    return "\n".join(re.sub(" +", " ", f"| {' | '.join(line)} |") for line in lines)
+
+
+def type_text(annotation: Any) -> str:
+    """Write a type as users see it: a choice of words, a list, a mapping."""
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return type_text(arguments[0])
+    if origin is Literal:
+        return ", ".join(f"`{value}`" for value in arguments)
+    if origin in (Union, types.UnionType):
+        return " or ".join(dict.fromkeys(type_text(argument) for argument in arguments))
+    if origin is tuple:
+        return f"list of {type_text(arguments[0])}"
+    words = {str: "text", int: "integer", float: "number", bool: "`true`, `false`", type(None): "null"}
+    return words.get(annotation, "mapping")
+
+
+def _default_text(field: FieldInfo) -> str:
+    if field.default_factory is not None:
+        return ""
+    if field.default is PydanticUndefined:
+        return "*required*"
+    if field.default is None:
+        return "null"
+    return f"`{json.dumps(field.default)}`"
+
+
+_SIGNS: Final = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
+
+
+def _ranges(field: FieldInfo) -> Iterator[str]:
+    yield from _bounds(field.metadata)
+    yield from _inner_ranges(field.annotation)
+
+
+def _inner_ranges(annotation: Any) -> Iterator[str]:
+    """Yield the bounds that stand inside a type, as in `Annotated[int, Field(ge=1)] | None`."""
+    arguments = get_args(annotation)
+    if get_origin(annotation) is Annotated:
+        for metadata in arguments[1:]:
+            yield from _bounds(metadata.metadata if isinstance(metadata, FieldInfo) else [metadata])
+        arguments = arguments[:1]
+    if get_origin(annotation) is not Literal:
+        for argument in arguments:
+            yield from _inner_ranges(argument)
+
+
+def _bounds(metadata: Sequence[Any]) -> Iterator[str]:
+    for item in metadata:
+        for name, sign in _SIGNS.items():
+            if getattr(item, name, None) is not None:
+                yield f"{sign} {getattr(item, name):,}"
+        if isinstance(item, annotated_types.MinLen):
+            yield f"length ≥ {item.min_length}"
+        if isinstance(item, annotated_types.MaxLen):
+            yield f"length ≤ {item.max_length}"
+        if getattr(item, "pattern", None) is not None:
+            yield f"`{item.pattern}`"
+
+
+def _verb_table() -> str:
+    rows: list[Sequence[str]] = [("verb", "arguments", "values")]
+    for verb, domain in VERBS.items():
+        summary = re.sub(r"\s+", " ", (domain.__doc__ or "").strip())
+        rows.append((f"`{verb}`", f"`{ARGUMENTS[verb]}`", summary))
+    return _table(rows)
+
+
+def _sampler_table() -> str:
+    head = ("sampler", "conditional", "`choice`", "continuous", "several objectives", "stopped", "constraints", "options", "")
+    rows: list[Sequence[str]] = [head]
+    for name, facts in SAMPLERS.items():
+        able = (facts.conditional, facts.categorical, facts.continuous, facts.objectives, facts.stopped)
+        options = ", ".join(f"`{option}`" for option in sorted(facts.options))
+        rows.append((f"`{name}`", *("yes" if yes else "no" for yes in able), facts.constraints, options, facts.note))
+    return _table(rows)
+
+
+# ------------------------------------------------------------------ searchspaces/spec.schema.json
+
+
+def schema() -> dict[str, Any]:
+    """Return the JSON schema of a spec file, for editors: it completes keys, and marks most of what is refused."""
+    whole = Spec.model_json_schema()
+    definitions = whole["$defs"]
+    definitions["when"] = {
+        "type": "object",
+        "minProperties": 1,
+        "description": "the parameter exists only where these others have the value, or one of the values",
+    }
+    definitions |= {f"verb_{verb}": _verb_schema(verb) for verb in VERBS}
+    whole["properties"]["method"] |= {"enum": list(METHODS)}
+    whole["properties"]["params"] = {"type": "object", "description": whole["properties"]["params"]["description"]}
+    whole["allOf"] = [_method_rule(name, method.config, definitions) for name, method in METHODS.items()]
+    whole["$schema"] = "https://json-schema.org/draft/2020-12/schema"
+    return whole
+
+
+def _verb_schema(verb: str) -> dict[str, Any]:
+    domain = VERBS[verb]
+    n_arguments = ARGUMENTS[verb].count(",") + 1
+    number = {"type": "integer" if "int" in verb else "number"}
+    arguments: dict[str, Any] = {"type": "array", "minItems": n_arguments, "maxItems": n_arguments, "items": number}
+    if verb == "choice":
+        arguments = {"type": "array", "minItems": 1}
+    return {
+        "type": "object",
+        "description": f"{verb}: {ARGUMENTS[verb]}. {(domain.__doc__ or '').strip().splitlines()[0]}",
+        "properties": {verb: arguments, "when": {"$ref": "#/$defs/when"}},
+        "required": [verb],
+        "additionalProperties": False,
+    }
+
+
+def _method_rule(name: str, config: type[BaseModel], definitions: dict[str, Any]) -> dict[str, Any]:
+    """Return the rule that `params` are those of the method, each a value or a verb."""
+    adapter = TypeAdapter(config).json_schema(ref_template="#/$defs/{model}")
+    definitions |= adapter.pop("$defs", {})
+    verbs = [{"$ref": f"#/$defs/verb_{verb}"} for verb in VERBS]
+    properties = {key: _value_or_verb(value, verbs) for key, value in adapter["properties"].items()}
+    params = {"properties": properties, "additionalProperties": False, "patternProperties": {r"\.": {}}}
+    return {
+        "if": {"properties": {"method": {"const": name}}, "required": ["method"]},
+        "then": {"properties": {"params": params}},
+    }
+
+
+def _value_or_verb(value: dict[str, Any], verbs: list[dict[str, str]]) -> dict[str, Any]:
+    kept = {key: value[key] for key in ("title", "description", "default") if key in value}
+    rest = {key: item for key, item in value.items() if key not in kept}
+    return {**kept, "anyOf": [rest, *verbs]}
+
+
+def documents() -> dict[Path, str]:
+    """Return what is generated: path, from the repository's root -> text."""
+    return {MARKDOWN: markdown(), SCHEMA: json.dumps(schema(), indent=2, ensure_ascii=False) + "\n"}
+
+
+def main() -> None:
+    for path, text in documents().items():
+        (ROOT / path).write_text(text, encoding="utf-8")
+        print(path)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,358 @@
+"""The report of a sweep: one HTML file that holds all it needs, plotly's script included, and reads nothing else."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+import optuna
+import pandas as pd
+import plotly.graph_objects as go
+from markupsafe import Markup
+from numpy.typing import NDArray
+from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
+from optuna.trial import TrialState
+from plotly.offline import get_plotlyjs
+
+from platform import figures
+from platform.figures import Objectives
+from platform.journal import ENDED, SweepRecord, TrialRecord
+from platform.leaderboard import Mode, best_epoch, leaderboard
+
+TEMPLATE = Path(__file__).with_name("report.html.jinja")
+MIN_TRIALS_FOR_IMPORTANCE = 10
+MAX_CARDS = 6
+PLOTLY_CONFIG = {"displaylogo": False, "responsive": True, "displayModeBar": "hover"}
+
+
+@dataclass(frozen=True)
+class TestResult:
+    """What the best trial's model gave on the test fold.
+
+    Attributes:
+        labels_NK: 0 or 1 for each record and label (one-hot for a multiclass task); true values for a regression.
+        probabilities_NK: predicted probabilities, or predicted values for a regression.
+        label_names: K names.
+        metrics: `test/auroc` and the like, in the order to show; the first has a card.
+        intervals: metric -> (low, high).
+    """
+
+    __test__ = False  # not a test case, whatever its name tells pytest
+
+    labels_NK: NDArray[Any]
+    probabilities_NK: NDArray[Any]
+    label_names: Sequence[str]
+    metrics: Mapping[str, float]
+    intervals: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        expected = (len(self.labels_NK), len(self.label_names))
+        if self.labels_NK.shape != expected or self.probabilities_NK.shape != expected:
+            shapes = f"{self.labels_NK.shape} and {self.probabilities_NK.shape}"
+            raise ValueError(f"labels and probabilities must be (records, labels) = {expected}, but got {shapes}")
+
+    @property
+    def is_classification(self) -> bool:
+        return bool(np.isin(self.labels_NK, (0, 1)).all())
+
+
+@dataclass(frozen=True)
+class ReportInput:
+    """All that a report shows.
+
+    Attributes:
+        record: the journal, read whole.
+        study: Optuna's study of the same record, for the parameters' importance; None leaves that out.
+        objectives: (metric, "max" or "min"); trials are ranked by the first.
+        most_epochs: the most epochs that the budget could have cost.
+        title: the sweep's name.
+        command: the command that reproduces it.
+        header: method, store, fingerprint, seed, versions and so on, in the order to show.
+        spec_text: the resolved spec.
+        test: the look at the test fold, if there was one.
+        notes: sentences about the data or the sweep that a reader must know.
+    """
+
+    record: SweepRecord
+    study: optuna.Study | None
+    objectives: Objectives
+    most_epochs: int
+    title: str
+    command: str
+    header: Mapping[str, str]
+    spec_text: str
+    test: TestResult | None = None
+    notes: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Card:
+    """A number of the summary."""
+
+    name: str
+    value: str
+    detail: str
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure as HTML; where there is none the caption says why."""
+
+    title: str
+    caption: str
+    figure: Markup | None
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A cell of the leaderboard: its text, the number it sorts by (None: by text), and whether it is a state."""
+
+    text: str
+    sort: float | None = None
+    state: bool = False
+
+
+def write_report(path: Path, content: ReportInput) -> None:
+    """Write the report; a reader sees the old file or the new one, never a part."""
+    html = render_report(content)
+    fresh = path.with_name(f".{path.name}.new")
+    fresh.write_text(html, encoding="utf-8")
+    fresh.replace(path)
+
+
+def render_report(content: ReportInput) -> str:
+    """Return the report as HTML; everything that comes from data is escaped."""
+    record, (metric, mode) = content.record, content.objectives[0]
+    best = best_trial(record, metric, mode)
+    importances, why_absent = _importances(content)
+    shown_params = _varying_params(record, importances)
+    return _template().render(
+        title=content.title,
+        subtitle=_subtitle(record),
+        header=content.header,
+        command=content.command,
+        plotly_js=Markup(get_plotlyjs()),  # noqa: S704  (the library's own file)
+        cards=_cards(content, best),
+        history=_picture(
+            "Optimisation history",
+            f"best {metric} of each trial, and of all so far",
+            figures.history(record, metric, mode),
+        ),
+        curves=_picture(
+            "Learning curves",
+            f"{metric} of every trial; point at a line for its trial",
+            figures.learning_curves(record, metric, best),
+        ),
+        parallel=_parallel(record, metric, mode, shown_params),
+        importance=_importance(importances, why_absent, metric),
+        front=_front(record, content.objectives),
+        test=_test(content.test),
+        test_rows=_test_rows(content.test),
+        table=_table(record, metric, mode),
+        failed=_failed(record),
+        notes=content.notes,
+        spec_text=content.spec_text,
+    )
+
+
+def best_trial(record: SweepRecord, metric: str, mode: Mode) -> TrialRecord | None:
+    """Return the first trial of the leaderboard, or None if none is both ranked and feasible."""
+    table = leaderboard(record, metric, mode)
+    first = table[table["rank"].notna() & table["feasible"].astype(bool)].head(1)
+    return record.trials[str(first["trial"].iloc[0])] if len(first) else None
+
+
+@functools.cache
+def _template() -> jinja2.Template:
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    return environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
+
+
+# ---------------------------------------------------------------------- summary
+
+
+def _subtitle(record: SweepRecord) -> str:
+    n_processes = len(record.opened)
+    resumed = f", taken up {n_processes} times" if n_processes > 1 else ""
+    elapsed_s = sum(end - start for start, end in record.sessions)
+    return f"{len(record.trials)} trials in {elapsed_s / 60:.1f} min{resumed}"
+
+
+def _cards(content: ReportInput, best: TrialRecord | None) -> list[Card]:
+    record, (metric, mode) = content.record, content.objectives[0]
+    states = [trial.state for trial in record.trials.values()]
+    counts = ", ".join(f"{states.count(state)} {state.lower()}" for state in ENDED)
+    if record.infeasible:
+        counts += f", {len(record.infeasible)} proposals infeasible"
+    saved = 1 - record.epochs / content.most_epochs if content.most_epochs else 0.0
+    epochs = f"of at most {content.most_epochs:,}: {saved:.0%} saved"
+    cards = [_best_card(best, metric, mode)]
+    if content.test is not None:
+        cards += [_test_card(content.test, name) for name in list(content.test.metrics)[:2]]
+    return [*cards, Card("trials", str(len(states)), counts), Card("epochs trained", f"{record.epochs:,}", epochs)]
+
+
+def _best_card(best: TrialRecord | None, metric: str, mode: Mode) -> Card:
+    if best is None:
+        return Card(f"best {metric}", "none", "no trial that keeps the constraints completed or was stopped")
+    epoch = best_epoch(best, metric, mode)
+    assert epoch is not None, "a ranked trial has reported"
+    return Card(f"best {metric}", f"{best.reports[epoch][metric]:.4f}", f"{best.trial}, epoch {epoch}, {best.state}")
+
+
+def _test_card(test: TestResult, name: str) -> Card:
+    low_high = test.intervals.get(name)
+    detail = f"{low_high[0]:.4f} to {low_high[1]:.4f}" if low_high else "without an interval"
+    return Card(name, f"{test.metrics[name]:.4f}", detail)
+
+
+# ---------------------------------------------------------------------- pictures
+
+
+def _picture(title: str, caption: str, figure: go.Figure | None) -> Picture:
+    if figure is None:
+        return Picture(title, caption, None)
+    html = figure.to_html(full_html=False, include_plotlyjs=False, config=PLOTLY_CONFIG, default_width="100%")
+    return Picture(title, caption, Markup(html))  # noqa: S704  (plotly escapes <, > and / in its JSON)
+
+
+def _importances(content: ReportInput) -> tuple[dict[str, float], str]:
+    """Return each parameter's share and an empty string, or nothing and why."""
+    if content.study is None:
+        return {}, "No study was given."
+    completed = content.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    if len(completed) < MIN_TRIALS_FOR_IMPORTANCE:
+        return {}, f"Needs {MIN_TRIALS_FOR_IMPORTANCE} completed trials, and there are {len(completed)}."
+    values = {trial.values[0] for trial in completed}
+    shared = set.intersection(*(set(trial.params) for trial in completed))
+    if not shared or len(values) < 2:
+        return {}, "No parameter is in every trial." if not shared else "All completed trials have the same value."
+    target = None if len(content.objectives) == 1 else (lambda trial: float(trial.values[0]))
+    evaluator = PedAnovaImportanceEvaluator()
+    return get_param_importances(content.study, evaluator=evaluator, params=sorted(shared), target=target), ""
+
+
+def _importance(importances: Mapping[str, float], why_absent: str, metric: str) -> Picture:
+    if not importances:
+        return _picture("Parameter importance", why_absent, None)
+    caption = (
+        f"share in what sets the better completed trials apart in {metric} (PED-ANOVA); parameters that only "
+        "some trials have are left out"
+    )
+    return _picture("Parameter importance", caption, figures.importance(importances))
+
+
+def _varying_params(record: SweepRecord, importances: Mapping[str, float]) -> list[str]:
+    """Return the sampled parameters with more than one value among ranked trials, the important ones first."""
+    ranked = [trial for trial in record.trials.values() if trial.state in ("COMPLETED", "STOPPED")]
+    names = dict.fromkeys([*importances, *(name for trial in ranked for name in trial.sampled)])
+    return [name for name in names if len({str(trial.sampled.get(name)) for trial in ranked}) > 1]
+
+
+def _parallel(record: SweepRecord, metric: str, mode: Mode, names: Sequence[str]) -> Picture:
+    title = "Parallel coordinates"
+    figure = figures.parallel_coordinates(record, metric, mode, names) if names else None
+    if figure is None:
+        return _picture(title, "Needs two ranked trials that differ in a sampled parameter.", None)
+    caption = f"completed and stopped trials, coloured by {metric}; drag along an axis to select"
+    if len(names) > figures.MAX_AXES:
+        caption += f"; {figures.MAX_AXES} of {len(names)} parameters"
+    return _picture(title, caption, figure)
+
+
+def _front(record: SweepRecord, objectives: Objectives) -> Picture | None:
+    if len(objectives) < 2:
+        return None
+    trials = [t for t in record.trials.values() if t.state == "COMPLETED" and figures.is_feasible(t)]
+    points = [(trial, _outcome(trial, objectives)) for trial in trials]
+    complete = [(trial, values) for trial, values in points if None not in values]
+    if not complete:
+        return _picture("Pareto front", "No completed trial keeps the constraints.", None)
+    values_NM = np.array([values for _, values in complete], dtype=np.float64)
+    caption = "completed trials that keep the constraints, at the best epoch by the first objective"
+    if len(objectives) > 2:
+        caption += f"; the front is that of all {len(objectives)} objectives, the picture shows two"
+    return _picture("Pareto front", caption, figures.front([trial for trial, _ in complete], values_NM, objectives))
+
+
+def _outcome(trial: TrialRecord, objectives: Objectives) -> list[float | None]:
+    """Return a trial's objectives at its best epoch by the first: those of the checkpoint that is kept."""
+    epoch = best_epoch(trial, *objectives[0])
+    known = {**trial.static, **trial.last, **(trial.reports[epoch] if epoch is not None else {})}
+    return [known.get(metric) for metric, _ in objectives]
+
+
+def _test(test: TestResult | None) -> Picture | None:
+    if test is None:
+        return None
+    if not test.is_classification:
+        figure = figures.predictions(test.labels_NK, test.probabilities_NK, test.label_names)
+        return _picture("Predictions on test", f"{len(test.labels_NK):,} records", figure)
+    shown = figures.labels_with_roc(test.labels_NK)
+    caption = f"best trial, {len(test.labels_NK):,} records; area under each curve in the legend"
+    if len(shown) < len(test.label_names):
+        caption += f"; {len(test.label_names) - len(shown)} labels without both classes, or rare, are left out"
+    return _picture("ROC on test", caption, figures.roc_curves(test.labels_NK, test.probabilities_NK, test.label_names))
+
+
+# ---------------------------------------------------------------------- tables
+
+
+def _test_rows(test: TestResult | None) -> list[tuple[str, str, str]]:
+    if test is None:
+        return []
+    rows = []
+    for name, value in test.metrics.items():
+        interval = test.intervals.get(name)
+        rows.append((name, f"{value:.4f}", f"{interval[0]:.4f} to {interval[1]:.4f}" if interval else ""))
+    return rows
+
+
+def _table(record: SweepRecord, metric: str, mode: Mode) -> dict[str, Any]:
+    table = leaderboard(record, metric, mode)
+    constant = [name for name in table.columns if name.startswith("params.") and table[name].astype(str).nunique() == 1]
+    constant += ["feasible"] if len(table) and table["feasible"].all() else []
+    shown = table.drop(columns=constant)
+    caption = "click a column to sort; STOPPED trials were stopped early by the scheduler"
+    fixed = [name.removeprefix("params.") for name in constant if name.startswith("params.")]
+    if fixed:
+        caption += f"; the same in all trials, and in leaderboard.csv: {', '.join(fixed)}"
+    return {
+        "caption": caption,
+        "columns": [name.removeprefix("params.") for name in shown.columns],
+        "rows": [
+            [_cell(name, value) for name, value in zip(shown.columns, row, strict=True)]
+            for row in shown.itertuples(index=False, name=None)
+        ],
+    }
+
+
+def _cell(column: str, value: Any) -> Cell:
+    if value is None or value is pd.NA or (isinstance(value, float) and math.isnan(value)):
+        return Cell("")
+    if isinstance(value, bool | np.bool_) or not isinstance(value, int | float | np.number):
+        return Cell(str(value), state=column == "state")
+    number = float(value)
+    if number.is_integer() and abs(number) < 1e15:
+        return Cell(f"{int(number):,}", number)
+    return Cell(f"{number:.1f}" if column == "duration_s" else f"{number:.4g}", number)
+
+
+def _failed(record: SweepRecord) -> list[dict[str, str]]:
+    return [
+        {
+            "trial": trial.trial,
+            "last_line": trial.error.strip().splitlines()[-1] if trial.error.strip() else "no traceback",
+            "traceback": trial.error,
+        }
+        for trial in record.trials.values()
+        if trial.state == "FAILED"
+    ]

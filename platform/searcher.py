@@ -1,0 +1,61 @@
+"""Ray Tune's side doors into the study: the searcher that hands out trials, and the callback that sees them start."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from ray.tune import Callback
+from ray.tune.search import Searcher
+
+from platform.scheduler import StaysHere
+
+if TYPE_CHECKING:
+    from ray.tune.experiment import Trial
+
+    from platform.study import Study
+
+
+class StudySearcher(StaysHere, Searcher):
+    """Hands the study's proposals to Tune.
+
+    Ray's own OptunaSearch tells Optuna that a stopped trial is complete with the value of a low rung, never
+    sends the last report, leaves a trial with a NaN running for ever, drops constraints and refuses points to
+    try first in conditional spaces. All of that is the study's work here.
+    """
+
+    def __init__(self, study: Study) -> None:
+        super().__init__()
+        self._study = study
+
+    def set_search_properties(self, metric: str | None, mode: str | None, config: dict[str, Any], **spec: Any) -> bool:
+        return True
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        return self._study.propose() or Searcher.FINISHED
+
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        """Nothing: the scheduler has passed the result on already."""
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """Nothing: the scheduler has passed the end on already."""
+
+    # Tune pickles its searcher into a snapshot from which we never restore: the journal is the truth.
+    def save(self, checkpoint_path: str) -> None: ...
+    def restore(self, checkpoint_path: str) -> None: ...
+    def save_to_dir(self, checkpoint_dir: str, session_str: str = "default") -> None: ...
+    def get_state(self) -> dict[str, Any]:
+        return {}
+
+
+class TrialStarts(StaysHere, Callback):
+    """Tells the study when a trial has its process, and gives the live view its turn."""
+
+    def __init__(self, study: Study, on_step: Callable[[], None]) -> None:
+        self._study, self._on_step = study, on_step
+
+    def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        self._study.on_start(trial.config["trial"])
+
+    def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
+        self._on_step()

@@ -1,0 +1,254 @@
+"""The study of a sweep: proposes configurations, takes reports, judges and ends trials.
+
+Every event goes to the journal first, then to Optuna; the tracker and the live view follow as observers.
+Ray Tune only sees two thin adapters, `searcher.py` and `scheduler.py`.
+"""
+
+from __future__ import annotations
+
+import time
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import optuna
+from optuna.distributions import distribution_to_json
+from optuna.trial import Trial, TrialState
+
+from platform.journal import Event, EventKind, Journal, SweepRecord, TrialRecord
+from platform.samplers import build_sampler
+from platform.scheduler import Rule
+from platform.spec import Spec
+from platform.study_db import STATES, outcome_quantities, outcome_values
+from trainables.decisions import Verdict
+
+MAX_INFEASIBLE_IN_A_ROW = 1000
+METRICS_PREFIX = "metrics/"  # Tune flattens {"metrics": {"val/auroc": ...}} so
+
+
+class Study:
+    """One sweep's search. Not safe for threads: Tune's loop is its only caller.
+
+    Args:
+        spec: the resolved spec.
+        journal: the open journal.
+        record: what the journal held when it was opened; brought up to date with every event.
+        optuna_study: the study of the same record.
+        rule: the stopping rule, fed with the record's reports.
+        static_quantities: flat configuration -> what is known of a trial before training.
+        post: tells a trial the verdict on its report.
+        observers: called with every event after it is in the journal.
+    """
+
+    def __init__(
+        self,
+        spec: Spec,
+        journal: Journal,
+        record: SweepRecord,
+        optuna_study: optuna.Study,
+        rule: Rule,
+        static_quantities: Callable[[Mapping[str, Any]], dict[str, float]],
+        post: Callable[[str, int, Verdict], None],
+        observers: Sequence[Callable[[Event], None]] = (),
+    ) -> None:
+        self.spec, self.record = spec, record
+        self._journal, self.optuna_study, self._rule = journal, optuna_study, rule
+        self._static_quantities, self._post, self._observers = static_quantities, post, observers
+        self._objectives = [(objective.metric, objective.mode) for objective in spec.search.objectives]
+        self._points = list(spec.space.grid() if spec.search.sampler == "grid" else spec.search.try_first)
+        self._handles = {trial.trial: self._handle(trial.number) for trial in self._unfinished()}
+        self._to_resume = self._unfinished()
+        self._last_heard_s: dict[str, float] = {}
+        self._interrupted = False
+        self.failure = ""  # why no further proposal is possible, where that is an error
+
+    # ------------------------------------------------------------------ proposals
+
+    def propose(self) -> dict[str, Any] | None:
+        """Return the next trial's task, interrupted trials first, or None when the sweep proposes no more."""
+        if self._interrupted:
+            return None
+        if self._to_resume:
+            return self._task(self._to_resume.pop(0))
+        for _ in range(MAX_INFEASIBLE_IN_A_ROW):
+            if self._is_spent():
+                return None
+            trial = self._propose_once()
+            if trial is not None and trial.state != "FAILED":
+                return self._task(trial)
+        self.failure = (
+            f"{MAX_INFEASIBLE_IN_A_ROW} proposals in a row break the constraints {self.spec.constraint_texts}; "
+            "widen the space or loosen the bounds"
+        )
+        return None
+
+    def _is_spent(self) -> bool:
+        """Whether the budget allows no further trial."""
+        grid_done = self.spec.search.sampler == "grid" and self.record.n_proposals >= len(self._points)
+        return grid_done or len(self.record.trials) >= self.spec.budget.trials or bool(self.spent_budget())
+
+    def spent_budget(self) -> str:
+        """Return which budget that ends running trials is spent, or an empty string."""
+        budget = self.spec.budget
+        if budget.total_epochs is not None and self.record.epochs >= budget.total_epochs:
+            return f"budget.total_epochs: {budget.total_epochs}"
+        if budget.wall_time_s is not None and self.record.elapsed_s(time.time()) >= budget.wall_time_s:
+            return f"budget.wall_time_s: {budget.wall_time_s:g}"
+        return ""
+
+    def _propose_once(self) -> TrialRecord | None:
+        """Ask the sampler once; return the new trial, or None if the proposal is infeasible."""
+        n_proposals = self.record.n_proposals
+        self.optuna_study.sampler = build_sampler(self.spec, spawn_seed(self.spec.seed, n_proposals))
+        if n_proposals < len(self._points):
+            self.optuna_study.enqueue_trial(self.spec.space.encode(self._points[n_proposals]))
+        handle = self.optuna_study.ask()
+        assert handle.number == n_proposals, "the study and the journal count the same proposals"
+        params = self.spec.flat_params(self.spec.space.suggest(handle))
+        body: dict[str, Any] = {
+            "number": handle.number,
+            "params": params,
+            "sampled": handle.params,
+            "distributions": {name: distribution_to_json(d) for name, d in handle.distributions.items()},
+            "system_attrs": self._system_attrs(handle),
+        }
+        try:
+            static, error = self._static_quantities(params), ""
+        except Exception:  # the trial's boundary: a configuration whose model cannot be built is a FAILED trial
+            static, error = {}, traceback.format_exc()
+        excess = self._excess(static, only_known=True)
+        if any(value > 0 for value in excess.values()):
+            self._write("infeasible", "", **body, static=static, constraints=excess)
+            self._tell(handle, TrialState.PRUNED, None, excess)
+            return None
+        trial = f"t{handle.number:04d}"
+        self._write("proposed", trial, **body, static=static)
+        handle.set_user_attr("trial", trial)
+        self._handles[trial] = handle
+        if error:
+            self._end(trial, "FAILED", error=error)
+        return self.record.trials[trial]
+
+    def _system_attrs(self, handle: Trial) -> dict[str, Any]:
+        """Return what the sampler keeps with the trial: CMA-ES its distribution, NSGA-II its generation."""
+        return dict(self.optuna_study._storage.get_trial_system_attrs(handle._trial_id))
+
+    def _task(self, trial: TrialRecord) -> dict[str, Any]:
+        return {
+            "trial": trial.trial,
+            "seed": spawn_seed(self.spec.seed, trial.number, 1),
+            "params": trial.params,
+            "epochs_reported": trial.epochs,
+        }
+
+    # ------------------------------------------------------------------ a trial's life
+
+    def on_start(self, trial: str) -> None:
+        """Tune has a process for the trial."""
+        self._last_heard_s[trial] = time.monotonic()
+        self._write("started", trial, attempt=self.record.trials[trial].attempts + 1)
+
+    def on_message(self, trial: str, message: Mapping[str, Any]) -> None:
+        """Take what the trial sent: a report after an epoch, or how it ended."""
+        if "outcome" in message:
+            self._on_outcome(trial, message["outcome"], message["error"])
+        elif "epoch" in message:
+            prefix = len(METRICS_PREFIX)
+            metrics = {key[prefix:]: value for key, value in message.items() if key.startswith(METRICS_PREFIX)}
+            self._on_report(trial, int(message["epoch"]), metrics)
+
+    def _on_report(self, trial: str, epoch: int, metrics: dict[str, float]) -> None:
+        self._last_heard_s[trial] = time.monotonic()
+        self._write("reported", trial, epoch=epoch, metrics=metrics)
+        if len(self._objectives) == 1:
+            self._handles[trial].report(metrics[self._objectives[0][0]], epoch)
+        self._post(trial, epoch, self._judge(trial, epoch, metrics))
+
+    def _judge(self, trial: str, epoch: int, metrics: dict[str, float]) -> Verdict:
+        stopped = self._rule.judge(trial, epoch, metrics)
+        if self._interrupted:
+            return "interrupt"
+        return "stop" if stopped or self.spent_budget() else "continue"
+
+    def _on_outcome(self, trial: str, outcome: str, error: str) -> None:
+        if outcome != "INTERRUPTED":  # an interrupted trial has not ended: a resume goes on with it
+            self._end(trial, outcome, error)
+        self._last_heard_s.pop(trial, None)
+
+    def on_gone(self, trial: str, error: str | None) -> None:
+        """Tune has no process for the trial any more; where the trial did not say how it ended, it failed."""
+        heard = self._last_heard_s.pop(trial, None)
+        if self.record.trials[trial].state in ("PROPOSED", "RUNNING") and not self._interrupted and heard is not None:
+            self._end(trial, "FAILED", error or "the trial's process ended without an outcome")
+
+    def is_overdue(self, trial: str) -> bool:
+        """Whether a running trial has not sent its first report in time; if so it has ended as FAILED."""
+        limit_s = self.spec.resources.first_report_timeout_s
+        record = self.record.trials[trial]
+        if trial not in self._last_heard_s or record.epochs or time.monotonic() - self._last_heard_s[trial] < limit_s:
+            return False
+        self._end(trial, "FAILED", f"no report within resources.first_report_timeout_s = {limit_s:g} s")
+        self._last_heard_s.pop(trial)
+        return True
+
+    @property
+    def running(self) -> list[str]:
+        """The trials that have a process now."""
+        return list(self._last_heard_s)
+
+    def interrupt(self) -> None:
+        """Propose nothing more, and let every running trial end at its next report, to be resumed later."""
+        self._interrupted = True
+
+    @property
+    def interrupted(self) -> bool:
+        return self._interrupted
+
+    # ------------------------------------------------------------------ ends
+
+    def _end(self, trial: str, state: str, error: str) -> None:
+        record = self.record.trials[trial]
+        excess: dict[str, float] = {}
+        if state in ("COMPLETED", "STOPPED"):
+            if not record.reports:
+                state, error = "FAILED", error or "the trial ended without a report"
+            else:
+                excess = self._excess(outcome_quantities(record, self._objectives))
+        self._write("ended", trial, state=state, error=error, constraints=excess)
+        values = outcome_values(record, self._objectives) if state == "COMPLETED" else None
+        self._tell(self._handles.pop(trial), STATES[state], values, excess)
+
+    def _tell(
+        self, handle: Trial, state: TrialState, values: Sequence[float] | None, constraints: Mapping[str, float]
+    ) -> None:
+        for rule, excess in constraints.items():
+            handle.set_constraint(rule, excess)
+        self.optuna_study.tell(handle, state=state, values=values)
+
+    def _excess(self, quantities: Mapping[str, float], only_known: bool = False) -> dict[str, float]:
+        return {
+            constraint.text: constraint.excess(quantities)
+            for constraint in self.spec.parsed_constraints
+            if constraint.quantity in quantities or not only_known
+        }
+
+    def _write(self, kind: EventKind, trial: str = "", **body: Any) -> None:
+        event = self._journal.append(kind, trial, **body)
+        self.record.apply(event)
+        for observer in self._observers:
+            observer(event)
+
+    # ------------------------------------------------------------------ resuming
+
+    def _unfinished(self) -> list[TrialRecord]:
+        return [trial for trial in self.record.trials.values() if trial.state in ("PROPOSED", "RUNNING")]
+
+    def _handle(self, number: int) -> Trial:
+        trial_id = self.optuna_study.get_trials(deepcopy=False)[number]._trial_id
+        return Trial(self.optuna_study, trial_id)
+
+
+def spawn_seed(seed: int, *key: int) -> int:
+    """Derive an independent 31-bit seed for one use of the spec's seed."""
+    return int(np.random.SeedSequence(entropy=seed, spawn_key=key).generate_state(1)[0] >> 1)

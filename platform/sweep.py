@@ -1,0 +1,329 @@
+"""Run a sweep: `python -m platform.sweep SPEC.yaml`.
+
+Exit codes: 0 done, 1 no trial completed, 2 bad input, 130 interrupted and resumable.
+"""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from data.loading import DataConfig, Description, SharedDataset, describe, make_store, materialise
+from platform.checkpoints import CheckpointKeeper
+from platform.dry_run import dry_run_text
+from platform.ingest import shown_progress
+from platform.journal import Event, Journal, SweepRecord, read_events, replay
+from platform.live_view import Budget, LiveView
+from platform.outcome import Outcome, conclude
+from platform.runner import concurrency, ray_cluster, run_trials
+from platform.scheduler import Rule, build_rule
+from platform.spec import Spec, SpecError, parse_spec
+from platform.study import Study, spawn_seed
+from platform.study_db import FILE_NAME as STUDY_NAME
+from platform.study_db import write_study
+from platform.sweep_folder import (
+    Identity,
+    code_hash,
+    git_commit,
+    locked,
+    new_folder,
+    newest_folder,
+    read_identity,
+    size_bytes,
+    versions,
+)
+from platform.tracking import Tracker
+from trainables import METHODS
+from trainables.decisions import Verdict, start_decisions
+from trainables.onnx_export import static_quantities
+from trainables.tune_trial import TrialSetup, nested
+
+DONE, NOTHING_COMPLETED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the command line asks for."""
+
+    spec: Path
+    overrides: tuple[str, ...]
+    resume: Path | None  # a sweep's folder
+    accept_changes: bool
+    runs: Path
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line, and return its exit code."""
+    options = _parse_arguments(arguments)
+    try:
+        spec, request = _read_request(options)
+        if options.dry_run:
+            print(dry_run_text(spec))
+            return DONE
+        return run_sweep(spec, request)
+    except (ValueError, FileNotFoundError) as error:  # SpecError, CorruptShard and all that a user can mend
+        print(f"{type(error).__name__ if not str(error) else 'error'}: {error}", file=sys.stderr)
+        return BAD_INPUT
+
+
+def _parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m platform.sweep", description=__doc__)
+    parser.add_argument("spec", type=Path, metavar="SPEC.yaml", help="the search space; see docs/spec.md")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override any key of the spec")
+    parser.add_argument("--dry-run", action="store_true", help="print what would run, and start nothing")
+    parser.add_argument(
+        "--resume", nargs="?", const="", metavar="runs/NAME", help="go on with the newest sweep of the spec, or this one"
+    )
+    parser.add_argument("--accept-changes", action="store_true", help="resume though space, data or code have changed")
+    parser.add_argument("--runs", type=Path, default=Path("runs"), help="where the sweeps' folders are (default: runs)")
+    return parser.parse_args(arguments)
+
+
+def _read_request(options: argparse.Namespace) -> tuple[Spec, Request]:
+    """Parse the spec; a resume keeps the overrides that its sweep began with."""
+    overrides = tuple(options.set)
+    folder = None
+    if options.resume is not None:
+        if options.resume:
+            folder = Path(options.resume)
+        else:
+            folder = newest_folder(options.runs, parse_spec(options.spec, overrides).name)
+        overrides = (*read_identity(folder)[1], *overrides)
+    spec = parse_spec(options.spec, overrides)
+    return spec, Request(options.spec, overrides, folder, options.accept_changes, options.runs)
+
+
+def run_sweep(spec: Spec, request: Request) -> int:
+    """Run or resume a sweep, and return the exit code. Nothing is written before all input has been checked.
+
+    Raises:
+        ValueError: bad input.
+    """
+    if spec.data.synthetic is None:
+        describe(spec.data)  # before Ray takes its seconds to start
+    with ray_cluster():
+        _make_store(spec.data)
+        concurrency(spec.resources)
+        description = describe(spec.data)
+        assert description.manifest is not None
+        identity = Identity(_flat_spec(spec), description.manifest.fingerprint, code_hash())
+        if request.resume is not None:
+            _check_unchanged(request.resume, identity, request.accept_changes)
+        dataset = materialise(spec.data)
+        if dataset.n_bad_records:
+            print(f"{dataset.n_bad_records} records of corrupt shards are left out: {', '.join(dataset.bad_shards)}")
+        folder = request.resume or new_folder(request.runs, spec.name)
+        with locked(folder):
+            return _Sweep(spec, request, folder, identity, description, dataset).run()
+
+
+def _make_store(config: DataConfig) -> None:
+    """Make the synthetic store at its first use."""
+    if describe(config).manifest is None:
+        with shown_progress(f"making {config.store}") as progress:
+            make_store(config, progress)
+
+
+def _flat_spec(spec: Spec) -> dict[str, Any]:
+    def flat(value: Any, prefix: str) -> Iterator[tuple[str, Any]]:
+        if isinstance(value, Mapping) and value:
+            for key, item in value.items():
+                yield from flat(item, f"{prefix}.{key}" if prefix else key)
+        else:
+            yield prefix, value
+
+    return dict(flat(spec.model_dump(mode="json"), ""))
+
+
+def _check_unchanged(folder: Path, identity: Identity, accept: bool) -> None:
+    changes = identity.changes_from(read_identity(folder)[0])
+    for line in changes:
+        print(f"changed since the sweep began: {line}", file=sys.stderr)
+    if changes and not accept:
+        raise ValueError(
+            f"--resume {folder}: {len(changes)} changes since the sweep began (above); start a new sweep without "
+            "--resume, or mix old and new trials with --accept-changes"
+        )
+
+
+class _Sweep:
+    """One process's work on a sweep: builds the parts, runs the trials, concludes."""
+
+    def __init__(
+        self,
+        spec: Spec,
+        request: Request,
+        folder: Path,
+        identity: Identity,
+        description: Description,
+        dataset: SharedDataset,
+    ) -> None:
+        self.spec, self.request, self.folder = spec, request, folder
+        self.identity, self.description, self.dataset = identity, description, dataset
+
+    def run(self) -> int:
+        events = list(read_events(self.folder))
+        record = replay(events)
+        journal = Journal(self.folder)
+        record.apply(self._open(journal, resumed=bool(events)))
+        (self.folder / "spec.yaml").write_text(self.spec.to_yaml(), encoding="utf-8")
+        tracker = self._start_tracker()
+        study, setup = self._build_study(journal, record, events)
+        with self._live_view(record) as view:
+            with _interruptible(study):
+                run_trials(study, setup, self.folder, on_step=partial(view.update, record))
+        outcome = self._conclude(study, journal)
+        journal.close()
+        unsent = tracker.close(timeout_s=30)
+        if unsent:
+            print(f"{unsent} events are not in MLflow yet; send them with: python -m platform.tracking {self.folder}")
+        return self._report(outcome, study)
+
+    def _open(self, journal: Journal, resumed: bool) -> Event:
+        manifest = self.description.manifest
+        assert manifest is not None
+        return journal.append(
+            "opened",
+            name=self.spec.name,
+            resumed=resumed,
+            spec=self.identity.spec,
+            fingerprint=self.identity.fingerprint,
+            code=self.identity.code,
+            overrides=self.request.overrides,
+            git_commit=git_commit(),
+            versions=versions(),
+            command=f"python -m platform.sweep {self.request.spec}"
+            + "".join(f" --set {override}" for override in self.request.overrides),
+            notes=list(manifest.notes),
+            n_bad_records=self.dataset.n_bad_records,
+        )
+
+    def _start_tracker(self) -> Tracker:
+        tags = {
+            "method": self.spec.method,
+            "store": Path(self.spec.data.store).name,
+            "fingerprint": self.identity.fingerprint,
+            "sweep": self.folder.name,
+            "stage": "search",
+            "seed": str(self.spec.seed),
+            "git_commit": git_commit(),
+            "versions": versions(),
+        }
+        params = {key: str(value) for key, value in self.identity.spec.items()}
+        return Tracker(
+            self.folder,
+            self.spec.tracking.uri,
+            self.spec.tracking.experiment or tags["store"],
+            tags,
+            params,
+            sweep_name=self.folder.name,
+        )
+
+    def _live_view(self, record: SweepRecord) -> LiveView:
+        spec = self.spec
+        budget = Budget(spec.budget.trials, spec.budget.most_epochs, spec.budget.wall_time_s, spec.budget.disk_bytes)
+        first = spec.search.objectives[0]
+        earlier_s = record.elapsed_s(record.sessions[-1][0])
+        return LiveView(
+            self.folder.name, budget, first.metric, first.mode, partial(size_bytes, self.folder), earlier_s=earlier_s
+        )
+
+    def _build_study(
+        self, journal: Journal, record: SweepRecord, events: Sequence[Event]
+    ) -> tuple[Study, TrialSetup]:
+        spec = self.spec
+        decisions = start_decisions()
+
+        def post(trial: str, epoch: int, verdict: Verdict) -> None:
+            decisions.post.remote(trial, epoch, verdict)
+
+        objectives = [(objective.metric, objective.mode) for objective in spec.search.objectives]
+        rule = Rule(build_rule(spec), spec.budget.epochs, spawn_seed(spec.seed, 0, 2))
+        for event in events:  # ASHA's rungs, as they were
+            if event.kind == "reported":
+                rule.judge(event.trial, event.body["epoch"], event.body["metrics"])
+        trials = self.folder / "trials"
+        keeper = CheckpointKeeper(trials, record, objectives, spec.budget.disk_bytes)
+        study = Study(
+            spec,
+            journal,
+            record,
+            write_study(self.folder / STUDY_NAME, self.folder.name, objectives, record),
+            rule,
+            self._static_quantities,
+            post,
+            observers=[keeper.on_event],
+        )
+        setup = TrialSetup(
+            sweep=self.folder.name,
+            method=METHODS[spec.method],
+            dataset=self.dataset,
+            decisions=decisions,
+            folder=str(trials.absolute()),
+            metric=objectives[0][0],
+            maximise=objectives[0][1] == "max",
+            workers=spec.resources.workers,
+            cpus=spec.resources.cpus,
+            gpus=spec.resources.gpus,
+        )
+        return study, setup
+
+    def _static_quantities(self, params: Mapping[str, Any]) -> dict[str, float]:
+        method = METHODS[self.spec.method]
+        config = method.config.model_validate(nested(params))
+        return static_quantities(method, config, self.dataset.signal, self.dataset.label_set)
+
+    def _conclude(self, study: Study, journal: Journal) -> Outcome | None:
+        """Evaluate the best trial and write the sweep's results, unless the sweep was interrupted."""
+        if study.interrupted:
+            journal.append("closed", reason="interrupted")
+            return None
+        outcome = conclude(
+            self.spec, self.folder, study.record, journal, self.description, self.dataset, study.optuna_study
+        )
+        journal.append("closed", reason="done")
+        return outcome
+
+    def _report(self, outcome: Outcome | None, study: Study) -> int:
+        resume = f"python -m platform.sweep {self.request.spec} --resume {self.folder}"
+        if outcome is None:
+            print(f"interrupted; go on with:  {resume}")
+            return INTERRUPTED
+        print(outcome.text(self.folder, self.spec, resume))
+        if study.failure:
+            print(f"error: {study.failure}", file=sys.stderr)
+        return DONE if outcome.best is not None else NOTHING_COMPLETED
+
+
+@contextmanager
+def _interruptible(study: Study) -> Iterator[None]:
+    """Ctrl-C once: running trials end at their next report, to be resumed. Twice: stop at once."""
+
+    def interrupt(signum: int, frame: FrameType | None) -> None:
+        if study.interrupted:
+            raise KeyboardInterrupt
+        study.interrupt()
+        print("interrupted: waiting for the running trials' next reports; Ctrl-C again stops at once", file=sys.stderr)
+
+    previous = signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, previous)
+
+
+if __name__ == "__main__":
+    try:
+        code = main()
+    except KeyboardInterrupt:
+        print("stopped; go on with the same command and --resume", file=sys.stderr)
+        code = INTERRUPTED
+    sys.exit(code)

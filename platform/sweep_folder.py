@@ -1,0 +1,130 @@
+"""The folder of a sweep: `runs/<name>-001/`, its lock, and whether a resume finds what the sweep began with."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import subprocess
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from platform.journal import FILE_NAME as JOURNAL_NAME
+from platform.journal import read_events
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGES = ("ray", "torch", "optuna", "mlflow", "numpy")
+EXTENDABLE = ("budget.trials", "budget.total_epochs", "budget.wall_time_s", "budget.disk_bytes", "resources.", "tracking.")
+"""Keys that may differ on a resume: how long to go on, with what, and who is told."""
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What must not change between the parts of a sweep."""
+
+    spec: Mapping[str, Any]  # the resolved spec, flat dotted keys
+    fingerprint: str  # of the store
+    code: str  # hash of the three packages' sources
+
+    def changes_from(self, earlier: Identity) -> list[str]:
+        """Return a line for each difference that a resume does not allow."""
+        keys = sorted(set(self.spec) | set(earlier.spec))
+        lines = [
+            f"{key}: {earlier.spec.get(key, 'not set')} -> {self.spec.get(key, 'not set')}"
+            for key in keys
+            if self.spec.get(key) != earlier.spec.get(key) and not key.startswith(EXTENDABLE)
+        ]
+        if self.fingerprint != earlier.fingerprint:
+            lines.append(f"data set: fingerprint {earlier.fingerprint} -> {self.fingerprint}")
+        if self.code != earlier.code:
+            lines.append(f"code: {earlier.code} -> {self.code}")
+        return lines
+
+
+def code_hash() -> str:
+    """Hash the sources that decide a sweep's numbers."""
+    digest = hashlib.sha256()
+    for package in ("platform", "trainables", "data"):
+        for path in sorted((ROOT / package).rglob("*.py")):
+            digest.update(path.relative_to(ROOT).as_posix().encode() + path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def git_commit() -> str:
+    """Return the commit of the project's checkout, or 'unknown' outside one."""
+    command = ["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    return result.stdout.strip() or "unknown"
+
+
+def versions() -> str:
+    return ", ".join(f"{name} {version(name)}" for name in PACKAGES)
+
+
+def new_folder(runs: Path, name: str) -> Path:
+    """Make the next free `runs/<name>-NNN`; never one that exists."""
+    runs.mkdir(parents=True, exist_ok=True)
+    number = 1
+    while True:
+        folder = runs / f"{name}-{number:03d}"
+        try:
+            folder.mkdir()
+        except FileExistsError:
+            number += 1
+        else:
+            return folder
+
+
+def newest_folder(runs: Path, name: str) -> Path:
+    """Return the newest sweep of the spec called `name`.
+
+    Raises:
+        ValueError: there is none.
+    """
+    folders = sorted(runs.glob(f"{name}-[0-9][0-9][0-9]*"), key=lambda folder: int(folder.name.rsplit("-", 1)[1]))
+    folders = [folder for folder in folders if (folder / JOURNAL_NAME).exists()]
+    if not folders:
+        raise ValueError(f"--resume: no sweep of {name!r} under {runs}/; start one without --resume")
+    return folders[-1]
+
+
+def read_identity(folder: Path) -> tuple[Identity, tuple[str, ...]]:
+    """Return what the sweep in `folder` began with, or last accepted, and its `--set` overrides.
+
+    Raises:
+        ValueError: the folder holds no sweep.
+    """
+    opened = [event for event in read_events(folder) if event.kind == "opened"]
+    if not opened:
+        raise ValueError(f"--resume {folder}: not a sweep's folder, it has no {JOURNAL_NAME}; name one under runs/")
+    body = opened[-1].body
+    return Identity(body["spec"], body["fingerprint"], body["code"]), tuple(body["overrides"])
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold the sweep's lock; the kernel frees it with the process, however it ends.
+
+    Raises:
+        ValueError: another process runs the sweep.
+    """
+    with (folder / "lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(f"{folder}: another process runs this sweep; wait for its end or stop it") from None
+        yield
+
+
+def size_bytes(folder: Path) -> int:
+    """Return what the folder takes on disk; files that vanish meanwhile count nothing."""
+    total = 0
+    for path in folder.rglob("*"):
+        try:
+            total += path.stat().st_size
+        except FileNotFoundError:
+            continue
+    return total

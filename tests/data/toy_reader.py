@@ -1,0 +1,74 @@
+"""A small data set whose every value is known: record r has the constant slope of its number."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from data.dataset import LabelSet
+from data.folds import ROLES
+from data.reader import Header, RecordBlock
+
+LABEL_SETS = {
+    "rhythm": LabelSet("rhythm", "multilabel", ("AF", "PVC", "SR")),
+    "sex": LabelSet("sex", "binary", ("female",)),
+    "kind": LabelSet("kind", "multiclass", ("a", "b", "c")),
+    "rr": LabelSet("rr", "regression", ("rr_interval",), ("ms",)),
+}
+LEADS = ("I", "II", "V1")
+
+
+@dataclass(frozen=True)
+class ToyReader:
+    """`n_records` records of 3 leads, two a patient, in chunks of `chunk_records`; record r of fold r // 2 % 10 + 1."""
+
+    n_records: int = 60
+    chunk_records: int = 16
+    n_timesteps: int = 50
+    bad_record: int | None = None
+    patients_cross_folds: bool = False
+    same_ids: bool = False
+
+    @property
+    def header(self) -> Header:
+        return Header(
+            kind="toy",
+            source="toy",
+            lead_names=LEADS,
+            fs_hz=100.0,
+            n_timesteps=self.n_timesteps,
+            label_sets=LABEL_SETS,
+            folds=ROLES,
+            patients_known=True,
+            notes=("made up",),
+        )
+
+    def chunks(self) -> Sequence[range]:
+        starts = range(0, self.n_records, self.chunk_records)
+        return [range(start, min(start + self.chunk_records, self.n_records)) for start in starts]
+
+    def read(self, chunk: range) -> RecordBlock:
+        number_N = np.array(chunk)
+        ecg_NLT = np.stack([toy_ecg(record, self.n_timesteps) for record in chunk])
+        if self.bad_record in chunk:
+            ecg_NLT[chunk.index(self.bad_record), 1, 3] = np.nan
+        return RecordBlock(
+            ecg_NLT=ecg_NLT,
+            labels={
+                "rhythm": np.stack([number_N % 4 == label for label in range(3)], axis=1).astype(np.float32),
+                "sex": (number_N[:, np.newaxis] % 2).astype(np.float32),
+                "kind": (number_N[:, np.newaxis] % 3).astype(np.float32),
+                "rr": np.where(number_N % 5 == 0, np.nan, 800.0 + number_N)[:, np.newaxis].astype(np.float32),
+            },
+            record_ids=np.array([f"r{0 if self.same_ids else record:03d}-é" for record in chunk]),
+            patient_ids=np.array([f"p{record // 2}" for record in chunk]),
+            folds=((number_N if self.patients_cross_folds else number_N // 2) % 10 + 1).astype(np.int16),
+            meta={"age": number_N.astype(np.float32)},
+        )
+
+
+def toy_ecg(record: int, n_timesteps: int) -> np.ndarray:
+    """Return ecg_LT: exact in float16, different in every record and lead."""
+    return np.float32((record + np.arange(3)[:, np.newaxis]) * 0.25 + (np.arange(n_timesteps) % 8) * 0.125)

@@ -1,0 +1,66 @@
+"""Checkpoints of a trial and weights of a model, written whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from trainables.trial import State
+
+
+def save_checkpoint(path: Path, state: State) -> None:
+    """Write `state` to `path`; a reader sees the old file or the new one, never a part.
+
+    Safe against a kill at any moment. Against a power failure only as far as the file system is: an fsync
+    each epoch costs more than an epoch of a small model.
+    """
+    write_whole(path, lambda temporary: torch.save(state, temporary))
+
+
+def load_checkpoint(path: Path) -> State:
+    """Read a checkpoint onto the CPU; data only, no code is run (`weights_only`).
+
+    Raises:
+        ValueError: the file is no checkpoint, or holds something other than data.
+    """
+    try:
+        state: State = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        raise ValueError(f"{path} is not a checkpoint of this program; delete it to start anew") from error
+    return state
+
+
+def save_weights(path: Path, weights: Mapping[str, Tensor]) -> None:
+    """Write a model's state dict as safetensors, on the CPU; whole or not at all."""
+    # clone: safetensors refuses tensors that share memory, as tied weights do
+    tensors = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in weights.items()}
+    write_whole(path, lambda temporary: save_file(tensors, temporary))
+
+
+def load_weights(path: Path) -> dict[str, Tensor]:
+    """Read a state dict from safetensors onto the CPU.
+
+    Raises:
+        ValueError: the file is not safetensors.
+    """
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise ValueError(f"{path} holds no weights: {error}") from error
+
+
+def write_whole(path: Path, write: Callable[[Path], object]) -> None:
+    """Let `write` fill a temporary file beside `path`, then put it in place at once."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        write(temporary)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

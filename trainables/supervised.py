@@ -1,0 +1,97 @@
+"""Supervised training from scratch: the baseline family that every other method is measured against."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal
+
+import torch
+from pydantic import Field, model_validator
+from torch import nn
+
+from data.dataset import Dataset, LabelSet, Signal
+from trainables.cnn import build_cnn
+from trainables.config import Governed, TrainConfig
+from trainables.inception1d import build_inception1d
+from trainables.layers import Norm
+from trainables.method import Method
+from trainables.seeds import Use, derive_seed
+from trainables.standardise import with_edges
+from trainables.trainer import fit
+from trainables.trial import Trial
+from trainables.windows import window_timesteps
+from trainables.xresnet1d import build_xresnet1d
+
+Model = Literal["xresnet1d18", "xresnet1d50", "xresnet1d101", "inception1d", "cnn"]
+Width = Annotated[int, Field(ge=1, le=4096)]
+_XRESNET_LAYERS = {"xresnet1d18": 18, "xresnet1d50": 50, "xresnet1d101": 101}
+_CNN = ("model", frozenset({"cnn"}))
+
+
+class SupervisedConfig(TrainConfig):
+    """The parameters of `method: supervised`."""
+
+    governed: ClassVar[Governed] = {
+        **TrainConfig.governed,
+        "channels": _CNN,
+        "depth": _CNN,
+        "kernel_size": _CNN,
+        "norm": _CNN,
+    }
+
+    model: Model = Field("xresnet1d18", description="Network.")
+    dropout: float = Field(0.25, ge=0, lt=1, description="Dropout before the last layer (half of it one layer before).")
+    channels: Width | Annotated[tuple[Width, ...], Field(strict=False, min_length=1)] = Field(
+        32, description="cnn: filters of every layer, or a list with each layer's.", json_schema_extra={"unit": "filters"}
+    )
+    depth: int = Field(4, ge=1, le=10, description="cnn: layers; each halves time.", json_schema_extra={"unit": "layers"})
+    kernel_size: int = Field(
+        7, ge=1, le=63, description="cnn: kernel, odd.", json_schema_extra={"unit": "timesteps"}
+    )
+    norm: Norm = Field("batch", description="cnn: batch norm, or layer norm over a record's channels and time.")
+
+    @model_validator(mode="after")
+    def _cnn_consistent(self) -> SupervisedConfig:
+        if self.kernel_size % 2 == 0:
+            raise ValueError(f"kernel_size must be odd, so that a layer keeps time centred, but got {self.kernel_size}")
+        if isinstance(self.channels, tuple) and len(self.channels) != self.depth:
+            raise ValueError(
+                f"channels as a list needs one width a layer, but got {len(self.channels)} widths and depth={self.depth}"
+            )
+        return self
+
+
+def build_model(config: SupervisedConfig, signal: Signal, label_set: LabelSet) -> nn.Module:
+    """Build the network, ecg_BLT -> logits_BK, initialised from torch's global generator.
+
+    Raises:
+        ValueError: the cnn halves time more often than a window allows.
+    """
+    n_leads, n_outputs = len(signal.lead_names), label_set.n_outputs
+    if config.model == "cnn":
+        _check_depth(config, signal)
+        widths = config.channels if isinstance(config.channels, tuple) else (config.channels,) * config.depth
+        network = build_cnn(widths, config.kernel_size, config.norm, n_leads, n_outputs, config.dropout)
+    elif config.model == "inception1d":
+        network = build_inception1d(n_leads, n_outputs, config.dropout)
+    else:
+        network = build_xresnet1d(_XRESNET_LAYERS[config.model], n_leads, n_outputs, config.dropout)
+    return with_edges(network, signal, label_set)
+
+
+def _check_depth(config: SupervisedConfig, signal: Signal) -> None:
+    n_timesteps = window_timesteps(config, signal)
+    if n_timesteps < 2**config.depth:
+        raise ValueError(
+            f"depth={config.depth} halves time to nothing: it needs {2**config.depth} timesteps, "
+            f"but a window has {n_timesteps}"
+        )
+
+
+def train(config: SupervisedConfig, dataset: Dataset, trial: Trial) -> None:
+    """Train a freshly initialised network; see `trainables.trainer.fit`."""
+    torch.manual_seed(derive_seed(Use.INIT, trial.seed))
+    model = build_model(config, dataset.signal, dataset.label_set)
+    fit(model, config, dataset, trial)
+
+
+SUPERVISED = Method("supervised", SupervisedConfig, build_model, train)

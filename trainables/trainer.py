@@ -1,0 +1,275 @@
+"""The training loop that all methods share.
+
+B: records of a batch (over all ranks together), L: leads, T: timesteps, K: outputs.
+
+Exactness, which the tests hold it to:
+- Everything random follows from (trial's seed, epoch, ...), so a resumed trial continues bit for bit.
+- A step follows the mean loss over the whole batch, however it is cut into ranks and pieces: each piece's
+  sum of losses is divided by the batch's total weight, which all ranks agree on before the first forward pass.
+- Batch norm sees what one rank computes at once (on GPUs: what all ranks do). It cannot be trained on
+  fewer than two records; such a piece goes through it with the running statistics.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim import Optimizer
+
+from data.dataset import Batch, Dataset
+from trainables.augmentation import RecordSeeds, augment_records, mix_records
+from trainables.config import TrainConfig, check_config
+from trainables.early_stopping import EarlyStopping
+from trainables.evaluation import Evaluation, assess, predict
+from trainables.losses import Criterion, build_criterion, targets_from_labels
+from trainables.memory import PeakMemory
+from trainables.metrics import import_torchmetrics
+from trainables.optimisation import LearningRate, build_optimizer
+from trainables.ranks import across_ranks, share_buffers, sum_over_ranks, synchronise_batch_norm
+from trainables.seeds import Use, derive_seed
+from trainables.standardise import fit_output_units
+from trainables.trial import State, Trial
+
+
+def fit(model: nn.Module, config: TrainConfig, dataset: Dataset, trial: Trial) -> None:
+    """Train `model` in place until `config.epochs`, early stopping or `TrialStopped`, reporting every epoch.
+
+    Starts from the trial's last checkpoint where it has one. Reports train/loss, val/loss, every macro metric
+    as val/<name>, val/classes_left_out, lr, epoch_s, peak_memory_bytes and parameters. The state given to
+    `trial.report` holds the live tensors: save it or copy it before the next epoch.
+
+    Raises:
+        ValueError: `config` does not fit the data set, or a split has no records.
+        FloatingPointError: a training loss or a validation answer is not finite.
+        TrialStopped: from `trial.report`.
+    """
+    learner = _Learner.build(model, config, dataset, trial)
+    first_epoch = learner.restore(trial.restore()) + 1
+    forward = across_ranks(learner.model, trial)
+    import_torchmetrics()
+    with PeakMemory(trial.device, held_bytes=_size_bytes(learner.model)) as memory:
+        for epoch in range(first_epoch, learner.epochs + 1):
+            if learner.stopping.stopped:
+                return
+            start_s = time.perf_counter()
+            train_loss, lr = _train_epoch(learner, forward, dataset, trial, epoch)
+            val_loss, evaluation = _validate(learner, dataset, trial, epoch)
+            learner.end_epoch(train_loss, val_loss)
+            metrics = {
+                "train/loss": train_loss,
+                "val/loss": val_loss,
+                **_flat(evaluation),
+                "lr": lr,
+                "epoch_s": time.perf_counter() - start_s,
+                "peak_memory_bytes": float(memory.peak_bytes),
+                "parameters": float(learner.n_parameters),
+            }
+            trial.report(epoch, metrics, partial(learner.state, epoch, evaluation))
+
+
+@dataclass
+class _Learner:
+    """What training changes, and what it follows."""
+
+    config: TrainConfig
+    epochs: int
+    model: nn.Module
+    criterion: Criterion
+    optimizer: Optimizer
+    lr: LearningRate
+    stopping: EarlyStopping
+
+    @staticmethod
+    def build(model: nn.Module, config: TrainConfig, dataset: Dataset, trial: Trial) -> _Learner:
+        epochs = _checked_epochs(config, dataset)
+        labels_NK = dataset.train.labels_NK
+        if dataset.label_set.task == "regression":
+            fit_output_units(model, labels_NK)
+        model = synchronise_batch_norm(model.to(trial.device), trial)
+        return _Learner(
+            config=config,
+            epochs=epochs,
+            model=model,
+            criterion=build_criterion(config, dataset.label_set, labels_NK).to(trial.device),
+            optimizer=build_optimizer(config, model),
+            lr=LearningRate(config, -(-dataset.train.n_records // config.batch_size), epochs),
+            stopping=EarlyStopping.from_config(config),
+        )
+
+    @property
+    def n_parameters(self) -> int:
+        return sum(parameter.numel() for parameter in self.model.parameters())
+
+    def end_epoch(self, train_loss: float, val_loss: float) -> None:
+        self.lr.end_epoch(val_loss)
+        self.stopping.end_epoch(train_loss, val_loss)
+
+    def state(self, epoch: int, evaluation: Evaluation) -> State:
+        return {
+            "epoch": epoch,
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "lr": self.lr.state(),
+            "stopping": self.stopping.state(),
+            "thresholds": evaluation.thresholds_K.tolist(),
+        }
+
+    def restore(self, state: State | None) -> int:
+        """Take up `state`, and return how many epochs it has behind it."""
+        if state is None:
+            return 0
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.lr.load(state["lr"])
+        self.stopping.load(state["stopping"])
+        return int(state["epoch"])
+
+
+def _checked_epochs(config: TrainConfig, dataset: Dataset) -> int:
+    check_config(config, dataset.signal, dataset.label_set)
+    for name, split in {"training": dataset.train, "validation": dataset.val}.items():
+        if split.n_records == 0:
+            raise ValueError(f"the {name} split has no records; check the folds and the label set")
+    if config.epochs is None:
+        raise ValueError("epochs is not set; give `budget.epochs` in a search space, or `epochs` in a plain run")
+    return config.epochs
+
+
+def _train_epoch(
+    learner: _Learner, forward: nn.Module, dataset: Dataset, trial: Trial, epoch: int
+) -> tuple[float, float]:
+    """Train on every record once; return the mean training loss and the last learning rate."""
+    torch.manual_seed(derive_seed(Use.FORWARD, trial.seed, epoch, trial.rank))
+    forward.train()
+    batches = dataset.train.batches(
+        learner.config.batch_size,
+        shuffle_seed=derive_seed(Use.SHUFFLE, trial.seed, epoch),
+        rank=trial.rank,
+        world_size=trial.world_size,
+    )
+    sums, lr, step = [], 0.0, (epoch - 1) * learner.lr.steps_per_epoch
+    for number, (ecg_BLT, targets_BK) in enumerate(_prepared(batches, learner.config, dataset, trial, epoch)):
+        lr = learner.lr.apply(learner.optimizer, step + number)
+        sums.append(_train_step(learner, forward, ecg_BLT, targets_BK, trial.world_size))
+    return _mean_loss(sum_over_ranks(torch.stack(sums), trial.world_size), epoch), lr
+
+
+def _prepared(
+    batches: Iterator[Batch], config: TrainConfig, dataset: Dataset, trial: Trial, epoch: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield augmented ecg_BLT and targets_BK on the trial's device."""
+    seeds = RecordSeeds.of_epoch(trial.seed, epoch)
+    for number, batch in enumerate(batches):
+        ecg_BLT = augment_records(batch, config, dataset.signal.fs_hz, seeds)
+        targets_BK = targets_from_labels(batch.labels_BK, dataset.label_set).numpy()
+        ecg_BLT, targets_BK = mix_records(ecg_BLT, targets_BK, config, trial.seed, epoch, number, trial.rank)
+        yield _to_device(ecg_BLT, trial.device), _to_device(targets_BK, trial.device)
+
+
+def _to_device(array: np.ndarray, device: torch.device) -> Tensor:
+    tensor = torch.from_numpy(array)
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
+
+
+def _train_step(
+    learner: _Learner, forward: nn.Module, ecg_BLT: Tensor, targets_BK: Tensor, world_size: int
+) -> Tensor:
+    """Take one optimiser step; return (sum of losses, sum of weights) of this rank's share."""
+    config, criterion = learner.config, learner.criterion
+    weight = criterion.weight(targets_BK)
+    # DDP averages the ranks' gradients: times world_size gives their sum, over the weight of the whole batch.
+    scale = world_size / sum_over_ranks(weight, world_size).clamp(min=1e-12)
+    learner.optimizer.zero_grad()
+    loss = torch.zeros((), device=ecg_BLT.device)
+    for piece, is_last in _pieces(ecg_BLT, targets_BK, config.accumulate_steps, world_size):
+        with _gradients_stay_here(forward, unless=is_last), _batch_norm_fits(learner.model, len(piece[0])):
+            with torch.autocast(ecg_BLT.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
+                logits_BK = forward(piece[0])
+            piece_loss = criterion.total(logits_BK.float(), piece[1])
+            (piece_loss * scale).backward()  # type: ignore[no-untyped-call]
+        loss += piece_loss.detach()
+    if config.clip_norm is not None:
+        nn.utils.clip_grad_norm_(learner.model.parameters(), config.clip_norm)
+    learner.optimizer.step()
+    return torch.stack([loss, weight])
+
+
+def _pieces(
+    ecg_BLT: Tensor, targets_BK: Tensor, n_pieces: int, world_size: int
+) -> Iterator[tuple[tuple[Tensor, Tensor], bool]]:
+    """Cut a rank's share of a batch into pieces, with whether each is the last.
+
+    Several ranks run the same number of pieces, empty ones too, or they would wait for one another for ever.
+    """
+    pieces = list(zip(ecg_BLT.tensor_split(n_pieces), targets_BK.tensor_split(n_pieces), strict=True))
+    if world_size == 1:
+        pieces = [piece for piece in pieces if len(piece[0])]
+    for number, piece in enumerate(pieces, start=1):
+        yield piece, number == len(pieces)
+
+
+def _gradients_stay_here(forward: nn.Module, unless: bool) -> AbstractContextManager[None]:
+    """Put off the exchange of gradients between ranks to the last piece of a batch."""
+    if unless or not isinstance(forward, DistributedDataParallel):
+        return nullcontext()
+    local: AbstractContextManager[None] = forward.no_sync()
+    return local
+
+
+@contextmanager
+def _batch_norm_fits(model: nn.Module, n_records: int) -> Iterator[None]:
+    """Let batch norm use its running statistics for a piece that is too small to have any."""
+    norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and not isinstance(m, nn.SyncBatchNorm)]
+    frozen = [norm for norm in norms if norm.training] if n_records < 2 else []
+    for norm in frozen:
+        norm.eval()
+    try:
+        yield
+    finally:
+        for norm in frozen:
+            norm.train()
+
+
+def _mean_loss(sums_S2: Tensor, epoch: int) -> float:
+    """Return the epoch's mean loss from each step's (sum, weight), the same on every rank.
+
+    Looked at once an epoch: a look at every step would make a GPU wait for it.
+    """
+    finite_S = sums_S2[:, 0].isfinite()
+    if not finite_S.all():
+        batch = int((~finite_S).nonzero()[0]) + 1
+        raise FloatingPointError(f"the training loss is not finite in epoch {epoch}, batch {batch}; try a smaller lr")
+    loss, weight = sums_S2.double().sum(dim=0).tolist()
+    return float(loss / max(weight, 1e-12))
+
+
+def _validate(learner: _Learner, dataset: Dataset, trial: Trial, epoch: int) -> tuple[float, Evaluation]:
+    """Return the validation loss and the metrics over all ranks' records, the same on every rank."""
+    share_buffers(learner.model, trial.world_size)
+    ranks = {"rank": trial.rank, "world_size": trial.world_size}
+    config, label_set = learner.config, dataset.label_set
+    own_NK = predict(learner.model, dataset.val, config, label_set, trial.device, config.batch_size, **ranks)
+    logits_NK = sum_over_ranks(torch.from_numpy(own_NK).to(trial.device), trial.world_size)
+    if not logits_NK.isfinite().all():
+        raise FloatingPointError(f"the validation answers are not finite after epoch {epoch}; try a smaller lr")
+    labels_NK = dataset.val.labels_NK
+    loss = learner.criterion.mean(logits_NK, targets_from_labels(labels_NK, label_set).to(trial.device))
+    return loss, assess(logits_NK.cpu().numpy(), labels_NK, config, label_set)
+
+
+def _flat(evaluation: Evaluation) -> dict[str, float]:
+    scores = {f"val/{name}": value for name, value in evaluation.scores.macro.items()}
+    return {**scores, "val/classes_left_out": float(len(evaluation.scores.left_out))}
+
+
+def _size_bytes(model: nn.Module) -> int:
+    return sum(tensor.nbytes for tensor in model.state_dict().values())

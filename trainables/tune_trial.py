@@ -1,0 +1,182 @@
+"""A trial inside a sweep: what Ray Tune calls in a worker process, and the boundary around the method.
+
+Whatever a method does, the function given to Tune returns normally, with an outcome: COMPLETED, STOPPED,
+INTERRUPTED or FAILED with the traceback. The process stays fit for the next trial, and the driver
+writes the end of the trial in one place.
+"""
+
+from __future__ import annotations
+
+import math
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import ray
+import torch
+from ray import tune
+from ray.actor import ActorHandle
+from ray.train import ScalingConfig
+from ray.train.torch import TorchTrainer
+
+from trainables.checkpoint import load_checkpoint, save_checkpoint, save_weights
+from trainables.decisions import Verdict
+from trainables.method import Method
+from trainables.trial import State, TrialStopped
+
+if TYPE_CHECKING:
+    from data.loading import SharedDataset
+
+Outcome = Literal["COMPLETED", "STOPPED", "INTERRUPTED", "FAILED"]
+Send = Callable[[dict[str, Any]], None]
+
+LAST_FILE = "last.ckpt"
+BEST_FILE = "best.safetensors"
+
+
+@dataclass(frozen=True)
+class TrialSetup:
+    """What all trials of a sweep share. Pickled into every trial's process."""
+
+    sweep: str
+    method: Method
+    dataset: SharedDataset
+    decisions: ActorHandle
+    folder: str  # one subfolder a trial is made in it
+    metric: str  # the first objective: it decides which epoch is a trial's best
+    maximise: bool
+    workers: int  # 0: in the trial's own process; N: a worker group of N processes
+    cpus: float  # a worker's, or the trial's where workers is 0
+    gpus: float
+
+
+@dataclass(frozen=True)
+class TrialTask:
+    """One trial, as the searcher hands it to Tune: a plain dictionary on the way."""
+
+    trial: str
+    seed: int
+    params: Mapping[str, Any]  # the method's whole configuration, dotted keys
+    epochs_reported: int  # what the journal has of an earlier attempt
+
+
+@dataclass(frozen=True)
+class Best:
+    """The best epoch so far, by the sweep's first objective."""
+
+    value: float
+    epoch: int
+
+
+class TuneTrial:
+    """`trainables.trial.Trial` inside a sweep. Every rank has one; rank 0 saves, reports and asks for the verdict."""
+
+    def __init__(self, setup: TrialSetup, task: TrialTask, send: Send, rank: int = 0, world_size: int = 1) -> None:
+        self._setup, self._task, self._send = setup, task, send
+        self.seed, self.rank, self.world_size = task.seed, rank, world_size
+        self.device = torch.device("cuda") if setup.gpus and torch.cuda.is_available() else torch.device("cpu")
+        self.folder = Path(setup.folder) / task.trial
+        self.verdict: Verdict = "continue"
+        self._best: Best | None = None
+
+    def restore(self) -> State | None:
+        path = self.folder / LAST_FILE
+        if not path.exists():
+            return None
+        checkpoint = load_checkpoint(path)
+        self._best = Best(**checkpoint["best"])
+        epoch = checkpoint["payload"]["epoch"]
+        if epoch > self._task.epochs_reported:  # killed between saving and telling
+            self._tell(epoch, checkpoint["payload"])
+        state: State = checkpoint["state"]
+        return state
+
+    def report(self, epoch: int, metrics: Mapping[str, float], state: Callable[[], State]) -> None:
+        payload = self._save(epoch, metrics, state()) if self.rank == 0 else {}
+        self._tell(epoch, payload)
+
+    def _save(self, epoch: int, metrics: Mapping[str, float], state: State) -> dict[str, Any]:
+        check_metrics(epoch, metrics, self._setup.metric)
+        value = float(metrics[self._setup.metric])
+        sign = 1 if self._setup.maximise else -1
+        improved = self._best is None or sign * value > sign * self._best.value
+        best = Best(value, epoch) if improved or self._best is None else self._best
+        extra = {f"best/{self._setup.metric}": best.value, "best_epoch": best.epoch}
+        payload = {"epoch": epoch, "metrics": {**{name: float(v) for name, v in metrics.items()}, **extra}}
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if improved:
+            save_weights(self.folder / BEST_FILE, state["model"])
+        # Saved before it is told: a report in the journal always has its checkpoint.
+        save_checkpoint(self.folder / LAST_FILE, {"payload": payload, "best": best.__dict__, "state": state})
+        self._best = best
+        return payload
+
+    def _tell(self, epoch: int, payload: dict[str, Any]) -> None:
+        self._send(payload)
+        verdict: list[Verdict] = ["continue"]
+        if self.rank == 0:
+            verdict[0] = ray.get(self._setup.decisions.answer.remote(self._task.trial, epoch))
+        if self.world_size > 1:
+            torch.distributed.broadcast_object_list(verdict, src=0)
+        self.verdict = verdict[0]
+        if self.verdict != "continue":
+            raise TrialStopped
+
+
+def check_metrics(epoch: int, metrics: Mapping[str, float], objective: str) -> None:
+    """Refuse a report without the objective, or with a value that is not finite."""
+    if objective not in metrics:
+        raise KeyError(f"search.metric names {objective!r}, which the trial does not report: {sorted(metrics)}")
+    for name, value in metrics.items():
+        if not math.isfinite(value):
+            raise FloatingPointError(f"{name} is {value} after epoch {epoch}")
+
+
+def train(setup: TrialSetup, task: TrialTask, trial: TuneTrial) -> dict[str, str]:
+    """Run the method behind the trial's boundary, and say how it ended."""
+    try:
+        # As many threads as the trial was given CPUs: two trials on two cores must not fight for four threads.
+        torch.set_num_threads(max(1, int(setup.cpus)))
+        config = setup.method.config.model_validate(nested(task.params))
+        setup.method.train(config, setup.dataset.open(), trial)
+    except TrialStopped:
+        return {"outcome": "INTERRUPTED" if trial.verdict == "interrupt" else "STOPPED", "error": ""}
+    except Exception:  # the trial's boundary: whatever a method raises is that trial's end, not the sweep's
+        return {"outcome": "FAILED", "error": traceback.format_exc()}
+    return {"outcome": "COMPLETED", "error": ""}
+
+
+def build_trainable(setup: TrialSetup) -> Callable[[dict[str, Any]], dict[str, str]]:
+    """Return the function that Ray Tune runs for every trial of the sweep."""
+
+    def train_trial(config: dict[str, Any]) -> dict[str, str]:
+        return _run(setup, TrialTask(**config))
+
+    return train_trial
+
+
+def _run(setup: TrialSetup, task: TrialTask) -> dict[str, str]:
+    if setup.workers:
+        from trainables.worker_group import run_worker_group
+
+        return run_worker_group(setup, task)
+    trainer = TorchTrainer(
+        train_loop_per_worker=lambda: train(setup, task, TuneTrial(setup, task, send=tune.report)),
+        scaling_config=ScalingConfig(num_workers=0),  # Ray Train's local mode: in this process
+    )
+    outcome: dict[str, str] = trainer.fit().return_value
+    return outcome
+
+
+def nested(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """Turn dotted keys into nested dictionaries: {"a.b": 1} -> {"a": {"b": 1}}."""
+    tree: dict[str, Any] = {}
+    for key, value in flat.items():
+        *parents, leaf = key.split(".")
+        branch = tree
+        for parent in parents:
+            branch = branch.setdefault(parent, {})
+        branch[leaf] = value
+    return tree
