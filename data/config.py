@@ -24,7 +24,9 @@ class FoldsConfig(BaseModel):
         folds = [*self.train, *self.val, *self.test]
         twice = sorted({fold for fold in folds if folds.count(fold) > 1})
         if twice:
-            raise ValueError(f"a fold may be given once only, but fold {twice[0]} is given {folds.count(twice[0])} times")
+            raise ValueError(
+                f"a fold may be given once only, but fold {twice[0]} is given {folds.count(twice[0])} times"
+            )
         return self
 
     def by_role(self) -> Mapping[str, tuple[int, ...]]:
@@ -38,7 +40,9 @@ class DataConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     store: str = Field(min_length=1, description="folder that `python -m platform.ingest` wrote")
-    synthetic: SyntheticConfig | None = Field(None, description="make the store at first use with these synthetic records")
+    synthetic: SyntheticConfig | None = Field(
+        None, description="make the store at first use with these synthetic records"
+    )
     labels: str | None = Field(None, description="label set; may be left out where the store has one only")
     preprocess: tuple[Step, ...] = Field((), description="steps in order, each a mapping of its name to its parameters")
     drop_unlabelled: bool = Field(True, description="leave out records without any label in the label set")

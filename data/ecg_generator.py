@@ -105,7 +105,7 @@ class Physiology:
 
 @dataclass(frozen=True)
 class Beats:
-    """When the beats of N records come, and from where. Columns outside the record hold NaN times."""
+    """When the beats of N records come, from 0 at each record's start, and from where; many lie outside the record."""
 
     r_time_s_NB: Floats
     rr_s_NB: Floats  # interval before each R
@@ -117,10 +117,10 @@ class Beats:
         return (self.r_time_s_NB >= 0) & (self.r_time_s_NB < duration_s)
 
     def mean_rr_s(self, duration_s: float) -> Floats:
-        """Return each record's mean RR, over the intervals that end within the record. Shape (N,)."""
-        inside_NB = self.inside_NB(duration_s)
-        total_N = np.where(inside_NB, self.rr_s_NB, 0.0).sum(axis=1)
-        return np.asarray(total_N / np.maximum(inside_NB.sum(axis=1), 1), dtype=np.float64)
+        """Return each record's mean RR: of the intervals that end in it, or of the one that spans it. Shape (N,)."""
+        counted_NB = self.inside_NB(duration_s)
+        counted_NB[np.arange(len(counted_NB)), np.argmax(self.r_time_s_NB >= 0, axis=1)] = True
+        return np.asarray(self.rr_s_NB.mean(axis=1, where=counted_NB))
 
 
 @dataclass(frozen=True)
@@ -163,9 +163,8 @@ def draw_beats(
         start_N = duration_s / 2 - r_time_s_NB[:, centre]
     r_time_s_NB = r_time_s_NB + start_N[:, None]
     assert r_time_s_NB[:, -1].min() > duration_s, "too few beats were drawn"
-    reaches_NB = (r_time_s_NB > -_PAD_S) & (r_time_s_NB < duration_s + _PAD_S)
     breath_NB = np.sin(2 * np.pi * physiology.respiration_hz[:, None] * r_time_s_NB)
-    return Beats(np.where(reaches_NB, r_time_s_NB, np.nan), rr_s_NB, origin_NB, 1.0 + 0.05 * breath_NB)
+    return Beats(r_time_s_NB, rr_s_NB, origin_NB, 1.0 + 0.05 * breath_NB)
 
 
 def _draw_origins(rng: np.random.Generator, physiology: Physiology, n_beats: int) -> NDArray[np.int8]:
@@ -262,9 +261,10 @@ def sum_waves(waves: Waves, beats: Beats, physiology: Physiology, fs_hz: float, 
     sources_NWT = np.zeros((n_records, len(WAVE_NAMES), n_timesteps), dtype=np.float32)
     gain_WNB = _beat_gains(beats, physiology)
     record_rr_N1 = 60.0 / physiology.rate_bpm[:, None]
+    reaches_NB = (beats.r_time_s_NB > -_PAD_S) & (beats.r_time_s_NB < n_timesteps / fs_hz + _PAD_S)
     qt_scale_NB = np.cbrt(0.7 * record_rr_N1 + 0.3 * beats.rr_s_NB)
     for wave in range(len(WAVE_NAMES)):
-        record_E, beat_E = np.nonzero((gain_WNB[wave] != 0) & np.isfinite(beats.r_time_s_NB))
+        record_E, beat_E = np.nonzero((gain_WNB[wave] != 0) & reaches_NB)
         if not len(record_E) or not waves.dipole_NW3[:, wave].any():
             continue
         scale_E = qt_scale_NB[record_E, beat_E] if wave in _REPOLARISATION else np.ones(len(record_E))

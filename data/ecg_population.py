@@ -338,9 +338,9 @@ def _draw_multitask(draw: PatientDraw, people: People, duration_s: float) -> Cas
     physiology, underlying_bpm = _with_rhythms(draw, healthy, af=0.14, pvc=0.16)
     physiology = replace(
         physiology,
-        p_gain=0.8 * healthy.p_gain,  # PR and premature P are among the findings
+        p_gain=0.6 * healthy.p_gain,  # PR and premature P are among the findings
         pr_s=physiology.pr_s + np.where(draw.normal(0.9) > 1.1, 0.055, 0.0),
-        fusion=draw.between(0.10, 0.70, 0.3),
+        fusion=draw.between(0.05, 0.55, 0.3),
     )
     potassium_N = 4.35 + 0.75 * draw.normal(0.5)
     physiology = _with_potassium(physiology, potassium_N)

@@ -49,7 +49,7 @@ class ShardWriter:
 
     reader: Reader
     folder: Path
-    format: Format
+    shard_format: Format
     dtype: Dtype
     n_records_per_shard: int
 
@@ -63,7 +63,7 @@ class ShardWriter:
                 self.folder,
                 f"shard-{index:05d}-{part:03d}",
                 _rows(block, slice(start, start + self.n_records_per_shard)),
-                self.format,
+                self.shard_format,
                 self.dtype,
             )
             for part, start in enumerate(starts)
@@ -81,7 +81,7 @@ def ingest(
     reader: Reader,
     out: Path,
     *,
-    format: Format = "hdf5",
+    shard_format: Format = "hdf5",
     dtype: Dtype = "float32",
     n_records_per_shard: int | None = None,
     progress: Progress | None = None,
@@ -94,7 +94,7 @@ def ingest(
     Raises:
         ValueError: `out` exists and is not empty, or a record is malformed; nothing is left on disk.
     """
-    from data.parallel import map_items, running_ray  # deferred: `ingest_serially` needs no Ray
+    from data.parallel import map_items, running_ray  # noqa: PLC0415  (deferred: `ingest_serially` needs no Ray)
 
     def written(writer: ShardWriter, chunks: list[Any]) -> Iterator[Written]:
         with running_ray(len(chunks)):
@@ -104,14 +104,22 @@ def ingest(
                     raise ValueError(row["error"])
                 yield Written.model_validate_json(row["written"])
 
-    return _ingest(reader, out, format, dtype, n_records_per_shard, progress, written)
+    return _ingest(
+        reader,
+        out,
+        shard_format=shard_format,
+        dtype=dtype,
+        n_records_per_shard=n_records_per_shard,
+        progress=progress,
+        written=written,
+    )
 
 
 def ingest_serially(
     reader: Reader,
     out: Path,
     *,
-    format: Format = "hdf5",
+    shard_format: Format = "hdf5",
     dtype: Dtype = "float32",
     n_records_per_shard: int | None = None,
     progress: Progress | None = None,
@@ -121,7 +129,15 @@ def ingest_serially(
     def written(writer: ShardWriter, chunks: list[Any]) -> Iterator[Written]:
         return (writer.write(index, chunk) for index, chunk in enumerate(chunks))
 
-    return _ingest(reader, out, format, dtype, n_records_per_shard, progress, written)
+    return _ingest(
+        reader,
+        out,
+        shard_format=shard_format,
+        dtype=dtype,
+        n_records_per_shard=n_records_per_shard,
+        progress=progress,
+        written=written,
+    )
 
 
 def check_block(block: RecordBlock, header: Header) -> None:
@@ -148,7 +164,8 @@ def check_block(block: RecordBlock, header: Header) -> None:
 def _ingest(
     reader: Reader,
     out: Path,
-    format: Format,
+    *,
+    shard_format: Format,
     dtype: Dtype,
     n_records_per_shard: int | None,
     progress: Progress | None,
@@ -156,15 +173,18 @@ def _ingest(
 ) -> Manifest:
     header, chunks = reader.header, list(reader.chunks())
     record_bytes = len(header.lead_names) * header.n_timesteps * np.dtype(dtype).itemsize
-    n_records_per_shard = n_records_per_shard or max(1, SHARD_BYTES // record_bytes)
+    if n_records_per_shard is None:
+        n_records_per_shard = max(1, SHARD_BYTES // record_bytes)
+    if n_records_per_shard < 1:
+        raise ValueError(f"`n_records_per_shard >= 1` must hold, but got {n_records_per_shard}")
     with _new_folder(out) as folder:
-        writer = ShardWriter(reader, folder, format, dtype, n_records_per_shard)
+        writer = ShardWriter(reader, folder, shard_format, dtype, n_records_per_shard)
         parts: list[Written] = []
         for part in written(writer, chunks):
             parts.append(part)
             if progress is not None:
                 progress(len(parts), len(chunks), sum(each.counts.n_records for each in parts))
-        manifest = _join(header, format, dtype, sorted(parts, key=lambda part: part.index))
+        manifest = _join(header, shard_format, dtype, sorted(parts, key=lambda part: part.index))
         write_manifest(folder, manifest)
     return manifest
 
@@ -176,7 +196,7 @@ def _write_item(row: dict[str, Any], writer: ShardWriter) -> dict[str, Any]:
         return {"written": "", "error": str(error)}
 
 
-def _join(header: Header, format: Format, dtype: Dtype, parts: list[Written]) -> Manifest:
+def _join(header: Header, shard_format: Format, dtype: Dtype, parts: list[Written]) -> Manifest:
     _check_unique([record for part in parts for record in part.record_ids], header)
     patients: dict[str, int] = {}
     for part in parts:
@@ -188,7 +208,7 @@ def _join(header: Header, format: Format, dtype: Dtype, parts: list[Written]) ->
                 )
     n_patients = len(patients) if header.patients_known else None
     counts = add((part.counts for part in parts), header.label_sets, n_patients)
-    return build_manifest(header, format, dtype, counts, tuple(shard for part in parts for shard in part.shards))
+    return build_manifest(header, shard_format, dtype, counts, tuple(shard for part in parts for shard in part.shards))
 
 
 def _check_unique(record_ids: list[str], header: Header) -> None:

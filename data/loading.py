@@ -16,7 +16,7 @@ import numpy as np
 
 from data.config import DataConfig, FoldsConfig
 from data.counts import add_labels
-from data.dataset import Dataset, LabelSet, Signal
+from data.dataset import Dataset, LabelSet, Signal, Split
 from data.ingest import Progress, ingest
 from data.memory import MemorySplit
 from data.preprocess import Statistics, is_global, output_signal, record_sums, statistics
@@ -134,7 +134,7 @@ def read_dataset(config: DataConfig, roles: Sequence[Role] = ("train", "val")) -
         stats = statistics(record_sums(arrays["train"]), arrays["train"][0].size)
         for role in selections:
             stats.standardise(arrays[role])
-    splits = {
+    splits: dict[str, Split] = {
         role: MemorySplit(arrays[role], selection.labels_NK, selection.record_ids, selection.patient_ids)
         for role, selection in selections.items()
     }
@@ -152,7 +152,7 @@ def materialise(config: DataConfig, roles: Sequence[Role] = ("train", "val")) ->
         CorruptShard: a shard is damaged, and `skip_bad_records` is not set.
         RuntimeError: Ray is not running.
     """
-    from data.materialisation import materialise_plan  # deferred: imports Ray
+    from data.materialisation import materialise_plan  # noqa: PLC0415  (imports Ray)
 
     plan = build_plan(config)
     return materialise_plan(plan, roles, config.memory_bytes, lambda errors: check_shards(config, plan, errors))

@@ -30,7 +30,7 @@ def materialise_plan(
     plan: Plan, roles: Sequence[str], memory_bytes: int | None, check: Callable[[Iterable[str]], Any]
 ) -> SharedDataset:
     """Prepare the records of `roles`; `check` turns the shards' errors into `data.loading.CheckedTables`."""
-    from data.loading import select_role  # deferred: `loading` imports this module
+    from data.loading import select_role  # noqa: PLC0415  (`loading` imports this module)
 
     if not ray.is_initialized():
         raise RuntimeError("Ray is not running; call ray.init() first, or use data.loading.load() without Ray")
@@ -183,6 +183,8 @@ def _n_values(plan: Plan) -> int:
 
 def _memory_limit() -> float:
     """Return the bytes that may be used on the smallest node; every node that trains holds its own copy."""
-    totals = [node["Resources"].get("object_store_memory", 0) for node in ray.nodes() if node["Alive"]]
-    available = ray.available_resources().get("object_store_memory", 0)
-    return STORE_SHARE * min(min(totals), available / len(totals))
+    nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+    resources: dict[str, float] = ray.available_resources()  # type: ignore[no-untyped-call]
+    totals: list[float] = [node["Resources"].get("object_store_memory", 0) for node in nodes if node["Alive"]]
+    available = resources.get("object_store_memory", 0)
+    return STORE_SHARE * min(*totals, available / len(totals))

@@ -11,7 +11,6 @@ from typing import Any
 import ray
 import ray.data
 
-
 MOST_LOCAL_CPUS = 4  # each worker process costs some 200 MB; who wants more starts Ray before
 
 

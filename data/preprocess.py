@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -26,22 +27,22 @@ MIN_SD = 1e-6  # mV, far below any converter's step: a lead that varies less is 
 Array = NDArray[np.float32]
 
 
-class Operation(BaseModel):
+class Operation(BaseModel, ABC):
     """A step's parameters. Each says what it makes of a signal, which checks it, and does it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    @abstractmethod
     def output_signal(self, signal: Signal) -> Signal:
         """Return the signal after this step.
 
         Raises:
             ValueError: the step can't be applied to `signal`.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def apply(self, ecg_NLT: Array, signal: Signal) -> Array:
         """Apply the step to records of shape `signal`."""
-        raise NotImplementedError
 
 
 class Bandpass(Operation):
@@ -156,7 +157,9 @@ class Zscore(Operation):
         if self.per == "lead":
             return standardise_rows(ecg_NLT)
         if self.per == "record":
-            return standardise_rows(ecg_NLT.reshape(len(ecg_NLT), 1, math.prod(ecg_NLT.shape[1:]))).reshape(ecg_NLT.shape)
+            return standardise_rows(ecg_NLT.reshape(len(ecg_NLT), 1, math.prod(ecg_NLT.shape[1:]))).reshape(
+                ecg_NLT.shape
+            )
         return ecg_NLT
 
 
@@ -216,7 +219,9 @@ def output_signal(steps: Sequence[Step], signal: Signal) -> Signal:
     """
     for number, step in enumerate(steps, start=1):
         if step.zscore is not None and number < len(steps):
-            raise ValueError(f"zscore must be the last preprocessing step, but is step {number} of {len(steps)}: move it")
+            raise ValueError(
+                f"zscore must be the last preprocessing step, but is step {number} of {len(steps)}: move it"
+            )
         signal = step.operation.output_signal(signal)
     return signal
 

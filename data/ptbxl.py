@@ -56,7 +56,7 @@ class PtbxlReader:
         statements = _read_csv(Path(config.source) / "scp_statements.csv", _STATEMENT_COLUMNS, index_col=0)
         database, self._n_skipped = self._present(database)
         codes = [_parse_codes(text, ecg_id) for text, ecg_id in zip(database.scp_codes, database.ecg_id, strict=True)]
-        _check_known(codes, database.ecg_id, statements)
+        _check_known(codes, database.ecg_id.tolist(), statements)
         labels = {name: _binarise(name, codes, mapping) for name, mapping in statement_mappings(statements).items()}
         self._labels = {name: pair for name, pair in labels.items() if pair[0].names}
         self._without_labels = sorted(labels.keys() - self._labels.keys())
@@ -112,11 +112,15 @@ class PtbxlReader:
         present_N = np.array([_is_on_disk(self._folder / name) for name in names], dtype=bool)
         n_missing = int((~present_N).sum())
         if n_missing == len(names):
-            raise ValueError(f"{self._config.source}: none of its {len(names)} records is on disk at {self._config.fs_hz} Hz")
+            raise ValueError(
+                f"{self._config.source}: none of its {len(names)} records is on disk at {self._config.fs_hz} Hz; "
+                "download them, or choose the other rate"
+            )
         if n_missing and not self._config.skip_missing:
             raise ValueError(
                 f"{self._config.source}: {n_missing} of {len(names)} records are not on disk, the first is "
-                f"{names[~present_N].iloc[0]}.hea/.dat; download them, or leave them out with skip_missing (--skip-missing)"
+                f"{names[~present_N].iloc[0]}.hea/.dat; "
+                "download them, or leave them out with skip_missing (--skip-missing)"
             )
         return database[present_N].reset_index(drop=True), n_missing
 
@@ -168,7 +172,9 @@ def _read_csv(path: Path, columns: Sequence[str], index_col: int | None = None) 
     try:
         table = pd.read_csv(path, index_col=index_col)
     except OSError as error:
-        raise ValueError(f"{path} can't be read ({error.strerror}); the folder of PTB-XL as published is needed") from None
+        raise ValueError(
+            f"{path} can't be read ({error.strerror}); the folder of PTB-XL as published is needed"
+        ) from None
     except ValueError as error:  # pandas' parser errors
         raise ValueError(f"{path} is no CSV table ({error}); download it anew") from None
     missing = [column for column in columns if column not in table.columns]
@@ -192,7 +198,9 @@ def _check_known(codes: Sequence[Mapping[str, float]], ecg_ids: Sequence[int], s
     for record, ecg_id in zip(codes, ecg_ids, strict=True):
         unknown = sorted(set(record) - known)
         if unknown:
-            raise ValueError(f"ptbxl_database.csv: ecg_id {ecg_id}: statement {unknown[0]!r} is not in scp_statements.csv")
+            raise ValueError(
+                f"ptbxl_database.csv: ecg_id {ecg_id}: statement {unknown[0]!r} is not in scp_statements.csv"
+            )
 
 
 def _is_on_disk(record: Path) -> bool:

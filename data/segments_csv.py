@@ -40,7 +40,9 @@ class SegmentsCsvConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     source: str = Field(description="the .csv or .csv.gz file, with or without a header; the label is the last column")
-    fs_hz: float = Field(gt=0, description="sampling rate, which the file does not state", json_schema_extra={"unit": "Hz"})
+    fs_hz: float = Field(
+        gt=0, description="sampling rate, which the file does not state", json_schema_extra={"unit": "Hz"}
+    )
     records: str | None = Field(
         None, description="file with the header `record` and one id a row, for folds disjoint by record (patient)"
     )
@@ -246,7 +248,9 @@ def _bad_cell(text: bytes, first_line: int, source: str) -> str:
     for row, line in enumerate(text.splitlines(), start=first_line):
         for column, cell in enumerate(line.decode("utf-8", "replace").split(","), start=1):
             if not _is_number(cell):
-                return f"{source}: row {row}, column {column}: {cell!r} is not a number; every signal value must be, in mV"
+                return (
+                    f"{source}: row {row}, column {column}: {cell!r} is not a number; every signal value must be, in mV"
+                )
     return ""
 
 

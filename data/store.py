@@ -79,7 +79,9 @@ class Manifest(BaseModel):
     fingerprint: str
 
 
-def build_manifest(header: Header, format: Format, dtype: Dtype, counts: Counts, shards: tuple[Shard, ...]) -> Manifest:
+def build_manifest(
+    header: Header, shard_format: Format, dtype: Dtype, counts: Counts, shards: tuple[Shard, ...]
+) -> Manifest:
     """Join what is known after ingestion, and fingerprint it."""
     fields = {
         "version": VERSION,
@@ -93,7 +95,7 @@ def build_manifest(header: Header, format: Format, dtype: Dtype, counts: Counts,
         "patients_known": header.patients_known,
         "preprocessing": (),  # none at ingestion: a store keeps the signal as its source has it
         "notes": header.notes,
-        "format": format,
+        "format": shard_format,
         "dtype": dtype,
         "counts": counts,
         "shards": shards,
@@ -130,7 +132,8 @@ def read_manifest(store: Path) -> Manifest:
         fields = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         raise ValueError(
-            f"{store} is no store, as it has no {MANIFEST_NAME}; make one: python -m platform.ingest KIND SOURCE --out {store}"
+            f"{store} is no store, as it has no {MANIFEST_NAME}; "
+            f"make one: python -m platform.ingest KIND SOURCE --out {store}"
         ) from None
     except (OSError, ValueError) as error:
         raise ValueError(f"{path} can't be read ({_first_line(error)}); ingest the data set anew") from error
@@ -148,9 +151,9 @@ def read_manifest(store: Path) -> Manifest:
     return manifest
 
 
-def write_shard(store: Path, name: str, block: RecordBlock, format: Format, dtype: Dtype) -> Shard:
+def write_shard(store: Path, name: str, block: RecordBlock, shard_format: Format, dtype: Dtype) -> Shard:
     """Write one shard into `store` and flush it to disk. `name` comes without a suffix."""
-    module = FORMATS[format]
+    module = FORMATS[shard_format]
     path = store / f"{name}{module.SUFFIX}"
     module.write(path, block, dtype)
     with path.open("rb+") as file:
@@ -170,7 +173,9 @@ def verify_shard(store: Path, shard: Shard) -> None:
     except OSError as error:
         raise CorruptShard(f"{path} can't be read ({error.strerror})") from error
     if actual != shard.sha256:
-        raise CorruptShard(f"{path} is corrupt: its sha256 is {actual[:12]}..., the manifest says {shard.sha256[:12]}...")
+        raise CorruptShard(
+            f"{path} is corrupt: its sha256 is {actual[:12]}..., the manifest says {shard.sha256[:12]}..."
+        )
 
 
 def read_table(store: Path, shard: Shard) -> RecordTable:

@@ -105,9 +105,7 @@ class StreamedSplit:
 def cut_pieces(shard_N: NDArray[np.int64], size: int) -> NDArray[np.int64]:
     """Return the bounds of pieces of at most `size` consecutive positions, none of which spans two shards."""
     shard_bounds = [0, *(np.flatnonzero(np.diff(shard_N)) + 1).tolist(), len(shard_N)]
-    starts = [
-        start for first, last in pairwise(shard_bounds) for start in range(first, last, size)
-    ]
+    starts = [start for first, last in pairwise(shard_bounds) for start in range(first, last, size)]
     return np.array([*starts, len(shard_N)], np.int64)
 
 

@@ -12,4 +12,4 @@ import sysconfig as _sysconfig
 from pathlib import Path as _Path
 
 _standard = _Path(_sysconfig.get_path("stdlib")) / "platform.py"
-exec(compile(_standard.read_text(encoding="utf-8"), str(_standard), "exec"))  # noqa: S102
+exec(compile(_standard.read_text(encoding="utf-8"), str(_standard), "exec"))

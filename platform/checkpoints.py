@@ -5,10 +5,10 @@ from __future__ import annotations
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-
 from platform.journal import Event, SweepRecord, TrialRecord
 from platform.study_db import Objectives
 from platform.sweep_folder import size_bytes
+
 from trainables.tune_trial import LAST_FILE
 
 KEPT_TRIALS = 10

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from platform.journal import SweepRecord, TrialRecord
+from platform.leaderboard import Mode, best_epoch, pareto_front
 from typing import Any
 
 import numpy as np
@@ -11,9 +13,6 @@ import plotly.graph_objects as go
 from numpy.typing import NDArray
 from optuna.distributions import CategoricalDistribution, json_to_distribution
 from sklearn.metrics import roc_auc_score, roc_curve
-
-from platform.journal import SweepRecord, TrialRecord
-from platform.leaderboard import Mode, best_epoch, pareto_front
 
 Objectives = Sequence[tuple[str, Mode]]
 
@@ -83,7 +82,10 @@ def learning_curves(record: SweepRecord, metric: str, best: TrialRecord | None) 
         trials = [trial for trial in record.trials.values() if trial.state == state and trial.reports]
         if trials:
             line = {"color": STATE_COLOURS[state], "width": 1.1}
-            figure.add_scatter(**_curves(trials, metric), name=state, line=line, opacity=opacity)
+            curves = _curves(trials, metric)
+            figure.add_scatter(**curves, line=line, opacity=opacity, legendgroup=state, showlegend=False)
+            # The legend's own line is opaque.
+            figure.add_scatter(x=[None], y=[None], mode="lines", name=state, line=line, legendgroup=state)
     if best is not None:
         line = {"color": BEST, "width": 3.0}
         figure.add_scatter(**_curves([best], metric), name=f"best: {best.trial}", line=line)
@@ -203,9 +205,7 @@ def labels_with_roc(labels_NK: NDArray[Any]) -> list[int]:
     return sorted(sorted(both, key=lambda k: -n_positive_K[k])[:MAX_CURVES])
 
 
-def _add_roc(
-    figure: go.Figure, labels_N: NDArray[Any], probabilities_N: NDArray[Any], name: str, index: int
-) -> None:
+def _add_roc(figure: go.Figure, labels_N: NDArray[Any], probabilities_N: NDArray[Any], name: str, index: int) -> None:
     false_rate, true_rate, _ = roc_curve(labels_N, probabilities_N)
     if len(false_rate) > 2 * N_ROC_POINTS:
         keep = np.unique(np.linspace(0, len(false_rate) - 1, 2 * N_ROC_POINTS).round().astype(int))
@@ -261,6 +261,7 @@ def front(trials: Iterable[TrialRecord], values_NM: NDArray[np.float64], objecti
 
 def _styled(figure: go.Figure, x_title: str, y_title: str, height: int) -> go.Figure:
     axis = {"gridcolor": GRID, "zeroline": False, "linecolor": "#c8d0d9", "ticks": "", "automargin": True}
+    title_font = {"color": MUTED, "size": 13}
     figure.update_layout(
         template=None,
         height=height,
@@ -272,5 +273,5 @@ def _styled(figure: go.Figure, x_title: str, y_title: str, height: int) -> go.Fi
         hoverlabel={"font": {"family": FONT, "size": 12}},
         hovermode="closest",
     )
-    figure.update_xaxes(title={"text": x_title, "font": {"color": MUTED}}, **axis)
-    return figure.update_yaxes(title={"text": y_title, "font": {"color": MUTED}}, **axis)
+    figure.update_xaxes(title={"text": x_title, "font": title_font}, **axis)
+    return figure.update_yaxes(title={"text": y_title, "font": title_font}, **axis)

@@ -1,6 +1,6 @@
 """Turn a public data set into a store of shards.
 
-    python -m platform.ingest KIND SOURCE --out STORE [--format hdf5|parquet] [--dtype float32|float16] [options of KIND]
+    python -m platform.ingest KIND SOURCE --out STORE [--format hdf5|parquet] [--dtype float32|float16] [OPTIONS]
 
 Kinds and their options: `python -m platform.ingest --help`, `python -m platform.ingest KIND --help`.
 Exit codes: 0 done, 2 bad input (one line on stderr, nothing on disk), 130 interrupted.
@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         entry = READERS[options.kind]
         reader = entry.reader_type()(build_config(entry.config_type(), options))
         with shown_progress(f"{options.kind} -> {out}") as report:
-            manifest = ingest(reader, out, format=options.format, dtype=options.dtype, progress=report)
+            manifest = ingest(reader, out, shard_format=options.format, dtype=options.dtype, progress=report)
     except (ValueError, OSError) as error:
         print(f"platform.ingest: {one_line(error)}", file=sys.stderr)
         return BAD_INPUT
@@ -98,7 +98,12 @@ def shown_progress(title: str) -> Iterator[Report]:
     if not console.is_terminal:
         yield _print_progress(title)
         return
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[records]}"), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.fields[records]}"),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=console) as bar:
         task = bar.add_task(escape(title), total=None, records="")
 
@@ -135,11 +140,16 @@ def _add_options(command: argparse.ArgumentParser, config_type: type[BaseModel])
     command.add_argument(source, metavar="SOURCE", help=_help(fields[source].description))
     command.add_argument("--out", required=True, metavar="STORE", help="folder to make; must not exist, or be empty")
     command.add_argument("--format", choices=get_args(Format), default="hdf5", help="file format of the shards (hdf5)")
-    command.add_argument("--dtype", choices=get_args(Dtype), default="float32", help="number format of the signal (float32)")
+    command.add_argument(
+        "--dtype", choices=get_args(Dtype), default="float32", help="number format of the signal (float32)"
+    )
     for name in names:
         field = fields[name]
         # Only what is given reaches the configuration, which has the defaults and checks the values.
-        keywords: dict[str, Any] = {"default": argparse.SUPPRESS, "help": _help(f"{field.description}{_default(field)}")}
+        keywords: dict[str, Any] = {
+            "default": argparse.SUPPRESS,
+            "help": _help(f"{field.description}{_default(field)}"),
+        }
         if field.annotation is bool:
             keywords["action"] = "store_true"
         else:
@@ -149,7 +159,7 @@ def _add_options(command: argparse.ArgumentParser, config_type: type[BaseModel])
 
 def _refuse(parser: argparse.ArgumentParser, kind: str, unknown: str) -> NoReturn:
     flags = ["--out", "--format", "--dtype", *(_flag(name) for name in [*READERS[kind].config_type().model_fields][1:])]
-    near = difflib.get_close_matches(unknown.split("=")[0], flags, n=1)
+    near = difflib.get_close_matches(unknown.partition("=")[0], flags, n=1)
     hint = f"did you mean {near[0]}? " if near else ""
     parser.exit(BAD_INPUT, f"{parser.prog}: {unknown} is no option of {kind}; {hint}It takes {', '.join(flags)}\n")
 

@@ -115,6 +115,7 @@ class TrialRecord:
     attempts: int = 0
     started_s: float | None = None
     ended_s: float | None = None
+    spans: list[tuple[float, float]] = field(default_factory=list)  # (start, last event) of each attempt
     reports: dict[int, dict[str, float]] = field(default_factory=dict)  # epoch -> metrics
     report_times_s: dict[int, float] = field(default_factory=dict)
     constraints: dict[str, float] = field(default_factory=dict)  # rule -> excess, feasible where <= 0
@@ -137,9 +138,13 @@ class TrialRecord:
 
     @property
     def duration_s(self) -> float | None:
-        if self.started_s is None or self.ended_s is None:
-            return None
-        return self.ended_s - self.started_s
+        """The time that its attempts took together; None while it has not ended."""
+        return None if self.ended_s is None else sum(last - start for start, last in self.spans)
+
+    def heard(self, time_s: float) -> None:
+        """Stretch the current attempt up to an event of the trial."""
+        if self.spans:
+            self.spans[-1] = (self.spans[-1][0], time_s)
 
 
 @dataclass
@@ -186,15 +191,18 @@ class SweepRecord:
             trial = self.trials[event.trial]
             trial.state, trial.attempts = "RUNNING", body["attempt"]
             trial.started_s = trial.started_s or event.time_s
+            trial.spans.append((event.time_s, event.time_s))
         elif event.kind == "reported":
             trial = self.trials[event.trial]
             self.epochs += body["epoch"] not in trial.reports
             trial.reports[body["epoch"]] = body["metrics"]
             trial.report_times_s[body["epoch"]] = event.time_s
+            trial.heard(event.time_s)
         elif event.kind == "ended":
             trial = self.trials[event.trial]
             trial.state, trial.ended_s = body["state"], event.time_s
             trial.constraints, trial.error = body.get("constraints", {}), body.get("error", "")
+            trial.heard(event.time_s)
         else:
             {"opened": self.opened, "infeasible": self.infeasible, "tested": self.tested, "closed": self.closed}[
                 event.kind

@@ -5,13 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from platform.journal import SweepRecord, TrialRecord
 from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-
-from platform.journal import SweepRecord, TrialRecord
 
 Mode = Literal["max", "min"]
 RANKED = ("COMPLETED", "STOPPED")
@@ -40,7 +39,7 @@ def leaderboard(record: SweepRecord, metric: str, mode: Mode) -> pd.DataFrame:
     for rank, row in enumerate(ranked, start=1):
         row["rank"] = rank
     table = pd.DataFrame(rows, columns=_columns(record, metric))
-    return table.astype({name: "Int64" for name in _WHOLE})
+    return table.astype(dict.fromkeys(_WHOLE, "Int64"))
 
 
 def write_leaderboard(path: Path, table: pd.DataFrame) -> None:

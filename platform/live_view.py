@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from platform.journal import ENDED, SweepRecord, TrialRecord, TrialState
+from platform.leaderboard import Mode, best_epoch
 from types import TracebackType
 
 from rich.console import Console
@@ -16,9 +18,6 @@ from rich.panel import Panel
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
-
-from platform.journal import ENDED, SweepRecord, TrialRecord, TrialState
-from platform.leaderboard import Mode, best_epoch
 
 REDRAW_S = 0.25
 LINE_S = 10.0
@@ -195,7 +194,8 @@ class LiveView:
         assert epoch is not None, "a trial that did not fail has reported"
         value = trial.reports[epoch][self._metric]
         took = f" in {format_duration(trial.duration_s)}" if trial.duration_s is not None else ""
-        return f"{trial.trial} {trial.state} after {trial.epochs} epochs{took}: {self._metric} {value:.4f} (epoch {epoch})"
+        best = f"{self._metric} {value:.4f} (epoch {epoch})"
+        return f"{trial.trial} {trial.state} after {trial.epochs} epochs{took}: {best}"
 
     def _line(self) -> str:
         return f"{self._name}: " + ", ".join(f"{key} {value}" for key, value in self._rows())

@@ -12,14 +12,13 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from platform.journal import ENDED, Event, SweepRecord, TrialRecord
 from types import MappingProxyType
 from typing import Any, Literal
 
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, Run, RunTag
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_SOURCE_NAME
-
-from platform.journal import ENDED, Event, SweepRecord, TrialRecord
 
 ROOT = Path(__file__).resolve().parents[1]
 SQLITE = "sqlite:///"

@@ -7,14 +7,6 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-import optuna
-import torch
-
-from data.dataset import Dataset, Split
-from data.loading import Description, SharedDataset, materialise
 from platform.checkpoints import rank
 from platform.journal import Event, Journal, SweepRecord, TrialRecord
 from platform.leaderboard import leaderboard, write_leaderboard
@@ -22,6 +14,15 @@ from platform.report import ReportInput, TestResult, write_report
 from platform.spec import Spec
 from platform.study import spawn_seed
 from platform.study_db import Objectives
+from typing import Any
+
+import numpy as np
+import optuna
+import torch
+from numpy.typing import NDArray
+
+from data.dataset import Dataset, Split
+from data.loading import Description, SharedDataset, materialise
 from trainables import METHODS
 from trainables.bootstrap import bootstrap_intervals
 from trainables.checkpoint import load_weights, save_weights
@@ -146,12 +147,19 @@ class _Winner:
             last = self._look(validation)
         predictions = np.load(self.folder / PREDICTIONS_FILE)
         return TestResult(
-            labels_NK=predictions["labels_NK"],
+            labels_NK=self._truth(predictions["labels_NK"]),
             probabilities_NK=predictions["predicted_NK"],
             label_names=self.dataset.label_set.names,
             metrics=last.body["metrics"],
             intervals={name: tuple(interval) for name, interval in last.body["intervals"].items()},
         )
+
+    def _truth(self, labels_NK: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return one column a class, for multiclass too."""
+        label_set = self.dataset.label_set
+        if label_set.task != "multiclass":
+            return labels_NK
+        return np.eye(label_set.n_outputs, dtype=np.float32)[labels_NK[:, 0].astype(np.int64)]
 
     def _has_test(self) -> bool:
         return bool(self.dataset.plan.folds.get("test"))
@@ -228,24 +236,26 @@ def _report_input(
     opened = record.opened[-1].body
     manifest = description.manifest
     assert manifest is not None
-    header = {
-        "sweep": study.study_name,
-        "method": spec.method,
-        "store": spec.data.store,
-        "fingerprint": manifest.fingerprint,
-        "labels": description.label_set.name,
-        "seed": str(spec.seed),
-        "git commit": opened["git_commit"],
-        "versions": opened["versions"],
-        "command": opened["command"],
-    }
-    notes = [*manifest.notes, *([f"{n} records of corrupt shards were left out"] if (n := opened["n_bad_records"]) else [])]
+    notes = list(manifest.notes)
+    if opened["n_bad_records"]:
+        notes.append(f"{opened['n_bad_records']} records of corrupt shards were left out")
     return ReportInput(
         record=record,
         study=study,
         objectives=objectives,
+        most_epochs=spec.budget.most_epochs,
+        title=study.study_name,
+        command=opened["command"],
+        header={
+            "method": spec.method,
+            "store": spec.data.store,
+            "fingerprint": manifest.fingerprint,
+            "labels": description.label_set.name,
+            "seed": str(spec.seed),
+            "git commit": opened["git_commit"],
+            "versions": opened["versions"],
+        },
         spec_text=spec.to_yaml(),
-        header=header,
         test=test,
         notes=notes,
     )

@@ -7,6 +7,10 @@ import re
 import types
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from platform.samplers import SAMPLERS
+from platform.search_space import ARGUMENTS, VERBS
+from platform.spec import Spec
+from platform.spec_error import models_in
 from typing import Annotated, Any, Final, Literal, Union, get_args, get_origin
 
 import annotated_types
@@ -14,10 +18,6 @@ from pydantic import BaseModel, TypeAdapter
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from platform.samplers import SAMPLERS
-from platform.search_space import ARGUMENTS, VERBS
-from platform.spec import Spec
-from platform.spec_error import models_in
 from trainables import METHODS
 
 ROOT: Final = Path(__file__).parent.parent
@@ -164,7 +164,17 @@ def _verb_table() -> str:
 
 
 def _sampler_table() -> str:
-    head = ("sampler", "conditional", "`choice`", "continuous", "several objectives", "stopped", "constraints", "options", "")
+    head = (
+        "sampler",
+        "conditional",
+        "`choice`",
+        "continuous",
+        "several objectives",
+        "stopped",
+        "constraints",
+        "options",
+        "",
+    )
     rows: list[Sequence[str]] = [head]
     for name, facts in SAMPLERS.items():
         able = (facts.conditional, facts.categorical, facts.continuous, facts.objectives, facts.stopped)

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import functools
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from platform import figures
+from platform.figures import Objectives
+from platform.journal import ENDED, SweepRecord, TrialRecord
+from platform.leaderboard import Mode, best_epoch, leaderboard
 from typing import Any
 
 import jinja2
@@ -20,15 +25,10 @@ from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 from optuna.trial import TrialState
 from plotly.offline import get_plotlyjs
 
-from platform import figures
-from platform.figures import Objectives
-from platform.journal import ENDED, SweepRecord, TrialRecord
-from platform.leaderboard import Mode, best_epoch, leaderboard
-
 TEMPLATE = Path(__file__).with_name("report.html.jinja")
 MIN_TRIALS_FOR_IMPORTANCE = 10
 MAX_CARDS = 6
-PLOTLY_CONFIG = {"displaylogo": False, "responsive": True, "displayModeBar": "hover"}
+PLOTLY_CONFIG = {"displaylogo": False, "responsive": True, "modeBarButtons": [["toImage"]]}
 
 
 @dataclass(frozen=True)
@@ -235,9 +235,15 @@ def _importances(content: ReportInput) -> tuple[dict[str, float], str]:
     shared = set.intersection(*(set(trial.params) for trial in completed))
     if not shared or len(values) < 2:
         return {}, "No parameter is in every trial." if not shared else "All completed trials have the same value."
-    target = None if len(content.objectives) == 1 else (lambda trial: float(trial.values[0]))
-    evaluator = PedAnovaImportanceEvaluator()
-    return get_param_importances(content.study, evaluator=evaluator, params=sorted(shared), target=target), ""
+    sign = -1.0 if content.objectives[0][1] == "max" else 1.0
+    with warnings.catch_warnings():  # it warns that low targets count as good, which the sign sees to
+        warnings.filterwarnings("ignore", message="PedAnovaImportanceEvaluator computes", category=UserWarning)
+        return get_param_importances(
+            content.study,
+            evaluator=PedAnovaImportanceEvaluator(),
+            params=sorted(shared),
+            target=lambda trial: sign * trial.values[0],
+        ), ""
 
 
 def _importance(importances: Mapping[str, float], why_absent: str, metric: str) -> Picture:

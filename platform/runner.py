@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-
-import ray
-from ray import tune
-
 from platform.scheduler import CooperativeScheduler
 from platform.searcher import StudySearcher, TrialStarts
 from platform.spec import ResourcesSpec
 from platform.study import Study
+
+import ray
+from ray import tune
+
 from trainables.tune_trial import TrialSetup, build_trainable
 
 SETTINGS = {
@@ -96,8 +97,11 @@ def run_trials(study: Study, setup: TrialSetup, folder: Path, on_step: Callable[
             verbose=0,
         ),
     )
-    with _quiet():
-        tuner.fit()
+    try:
+        with _quiet():
+            tuner.fit()
+    finally:
+        shutil.rmtree(folder / ".tune", ignore_errors=True)
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from platform.search_space import SearchSpace, SpaceError
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
@@ -18,8 +19,6 @@ from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import BaseSampler, CmaEsSampler, GPSampler, NSGAIISampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial
 from scipy.stats import qmc
-
-from platform.search_space import SearchSpace, SpaceError
 
 if TYPE_CHECKING:
     from platform.spec import SearchSpec, Spec
@@ -90,7 +89,7 @@ SAMPLERS: Final[Mapping[str, SamplerFacts]] = {
         constraints="refused",
         seed_each_proposal=True,
         options=frozenset({"n_startup_trials", "population_size"}),
-        note="covariance matrix adaptation; its state is in the trials' system attributes",
+        note="covariance matrix adaptation, once a trial has completed; its state is in the trials' system attributes",
     ),
     "nsgaii": SamplerFacts(
         conditional=False,
@@ -253,7 +252,7 @@ def build_sampler(spec: Spec, seed: int) -> BaseSampler:
     if search.sampler == "cmaes":
         return _build_cmaes(search, seed)
     if search.sampler == "nsgaii":
-        return NSGAIISampler(seed=seed, population_size=_given(search.population_size))
+        return GeneticSampler(seed=seed, population_size=_given(search.population_size))
     if search.sampler == "qmc":
         return SobolSampler(spec.space, spec.seed)
     if search.sampler == "grid":
@@ -291,6 +290,17 @@ def _build_cmaes(search: SearchSpec, seed: int) -> CmaEsSampler:
             consider_pruned_trials=search.scheduler != "none",
             warn_independent_sampling=False,
         )
+
+
+class GeneticSampler(NSGAIISampler):
+    """NSGA-II whose parents stand in the order of their trials.
+
+    Optuna gives a generation's first child the parents by rank, and keeps them in an attribute of the study, by
+    trial, for the others. A study rebuilt from the journal has no such attribute, and its next child would differ.
+    """
+
+    def select_parent(self, study: optuna.Study, generation: int) -> list[FrozenTrial]:
+        return sorted(super().select_parent(study, generation), key=lambda trial: trial.number)
 
 
 class SobolSampler(BaseSampler):

@@ -179,7 +179,9 @@ class QUniform:
         number = _number(value)
         index = round((number - self.low) / self.q)
         if not 0 <= index < self.n_values or abs(self.value_at(index) - number) > 1e-8 * self.q:
-            raise ValueError(f"must be one of {self.low!r}, {self.low!r} + {self.q!r}, ..., {self.high!r}; got {value!r}")
+            raise ValueError(
+                f"must be one of {self.low!r}, {self.low!r} + {self.q!r}, ..., {self.high!r}; got {value!r}"
+            )
         return self.value_at(index)
 
     def distribution(self) -> BaseDistribution:
@@ -500,7 +502,11 @@ class SearchSpace:
         """
         for name in point:
             if name not in self.names:
-                rule = f"is fixed at {self.fixed[name]!r}; leave it out" if name in self.fixed else "is not a searched parameter"
+                rule = (
+                    f"is fixed at {self.fixed[name]!r}; leave it out"
+                    if name in self.fixed
+                    else "is not a searched parameter"
+                )
                 raise SpaceError((name,), rule, nearest(name, self.names))
         accepted = {p.name: _accept(p, point[p.name]) for p in self.parameters if p.name in point}
         for parameter in self.parameters:
@@ -626,8 +632,11 @@ def _parse_parameter(name: str, node: Mapping[str, Any]) -> Parameter:
         suggestion = nearest(str(others[0]), list(VERBS)) if others else None
         raise SpaceError(path, f"needs one verb ({', '.join(VERBS)}); got {got}", suggestion)
     if others:
-        raise SpaceError((*path, str(others[0])), f"unknown key beside `{verbs[0]}`; only `when` may stand there",
-                         nearest(str(others[0]), ["when"]))
+        raise SpaceError(
+            (*path, str(others[0])),
+            f"unknown key beside `{verbs[0]}`; only `when` may stand there",
+            nearest(str(others[0]), ["when"]),
+        )
     try:
         return Parameter(name, parse_domain(verbs[0], node[verbs[0]]), _parse_conditions(node.get("when", {})))
     except (ValueError, TypeError) as error:

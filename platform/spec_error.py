@@ -6,12 +6,11 @@ import re
 import types
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from platform.search_space import nearest
 from typing import Annotated, Any, Final, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails, PydanticCustomError
-
-from platform.search_space import nearest
 
 KeyPath = tuple[str | int, ...]
 
@@ -91,9 +90,9 @@ def _document_path(location: Sequence[str | int], values: Any, takes_last: bool)
     path: list[str | int] = []
     node = values
     for index, part in enumerate(location):
-        if isinstance(node, Mapping) and part in node:
-            node = node[part]
-        elif isinstance(node, Sequence) and not isinstance(node, str) and isinstance(part, int) and part < len(node):
+        if (isinstance(node, Mapping) and part in node) or (
+            isinstance(node, Sequence) and not isinstance(node, str) and isinstance(part, int) and part < len(node)
+        ):
             node = node[part]
         elif not (takes_last and index == len(location) - 1):
             continue

@@ -9,14 +9,10 @@ import argparse
 import signal
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from types import FrameType
-from typing import Any
-
-from data.loading import DataConfig, Description, SharedDataset, describe, make_store, materialise
 from platform.checkpoints import CheckpointKeeper
 from platform.dry_run import dry_run_text
 from platform.ingest import shown_progress
@@ -25,7 +21,7 @@ from platform.live_view import Budget, LiveView
 from platform.outcome import Outcome, conclude
 from platform.runner import concurrency, ray_cluster, run_trials
 from platform.scheduler import Rule, build_rule
-from platform.spec import Spec, SpecError, parse_spec
+from platform.spec import Spec, parse_spec
 from platform.study import Study, spawn_seed
 from platform.study_db import FILE_NAME as STUDY_NAME
 from platform.study_db import write_study
@@ -41,6 +37,10 @@ from platform.sweep_folder import (
     versions,
 )
 from platform.tracking import Tracker
+from types import FrameType
+from typing import Any
+
+from data.loading import DataConfig, Description, SharedDataset, describe, make_store, materialise
 from trainables import METHODS
 from trainables.decisions import Verdict, start_decisions
 from trainables.onnx_export import static_quantities
@@ -63,15 +63,17 @@ class Request:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line, and return its exit code."""
     options = _parse_arguments(arguments)
-    try:
-        spec, request = _read_request(options)
-        if options.dry_run:
-            print(dry_run_text(spec))
-            return DONE
-        return run_sweep(spec, request)
-    except (ValueError, FileNotFoundError) as error:  # SpecError, CorruptShard and all that a user can mend
-        print(f"{type(error).__name__ if not str(error) else 'error'}: {error}", file=sys.stderr)
-        return BAD_INPUT
+    with ExitStack() as resources:
+        try:
+            spec, request = _read_request(options)
+            if options.dry_run:
+                print(dry_run_text(spec))
+                return DONE
+            sweep = _prepare(spec, request, resources)
+        except (ValueError, OSError) as error:
+            print(f"error: {error}", file=sys.stderr)
+            return BAD_INPUT
+        return sweep.run()
 
 
 def _parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -80,7 +82,11 @@ def _parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override any key of the spec")
     parser.add_argument("--dry-run", action="store_true", help="print what would run, and start nothing")
     parser.add_argument(
-        "--resume", nargs="?", const="", metavar="runs/NAME", help="go on with the newest sweep of the spec, or this one"
+        "--resume",
+        nargs="?",
+        const="",
+        metavar="runs/NAME",
+        help="go on with the newest sweep of the spec, or this one",
     )
     parser.add_argument("--accept-changes", action="store_true", help="resume though space, data or code have changed")
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="where the sweeps' folders are (default: runs)")
@@ -101,28 +107,28 @@ def _read_request(options: argparse.Namespace) -> tuple[Spec, Request]:
     return spec, Request(options.spec, overrides, folder, options.accept_changes, options.runs)
 
 
-def run_sweep(spec: Spec, request: Request) -> int:
-    """Run or resume a sweep, and return the exit code. Nothing is written before all input has been checked.
+def _prepare(spec: Spec, request: Request, resources: ExitStack) -> _Sweep:
+    """Check all input, start Ray, read the data, and take the sweep's folder, in this order: bad input writes nothing.
 
     Raises:
-        ValueError: bad input.
+        ValueError, OSError: bad input.
     """
     if spec.data.synthetic is None:
         describe(spec.data)  # before Ray takes its seconds to start
-    with ray_cluster():
-        _make_store(spec.data)
-        concurrency(spec.resources)
-        description = describe(spec.data)
-        assert description.manifest is not None
-        identity = Identity(_flat_spec(spec), description.manifest.fingerprint, code_hash())
-        if request.resume is not None:
-            _check_unchanged(request.resume, identity, request.accept_changes)
-        dataset = materialise(spec.data)
-        if dataset.n_bad_records:
-            print(f"{dataset.n_bad_records} records of corrupt shards are left out: {', '.join(dataset.bad_shards)}")
-        folder = request.resume or new_folder(request.runs, spec.name)
-        with locked(folder):
-            return _Sweep(spec, request, folder, identity, description, dataset).run()
+    resources.enter_context(ray_cluster())
+    concurrency(spec.resources)
+    _make_store(spec.data)
+    description = describe(spec.data)
+    assert description.manifest is not None
+    identity = Identity(_flat_spec(spec), description.manifest.fingerprint, code_hash())
+    if request.resume is not None:
+        _check_unchanged(request.resume, identity, request.accept_changes)
+    dataset = materialise(spec.data)
+    if dataset.n_bad_records:
+        print(f"{dataset.n_bad_records} records of corrupt shards are left out: {', '.join(dataset.bad_shards)}")
+    folder = request.resume or new_folder(request.runs, spec.name)
+    resources.enter_context(locked(folder))
+    return _Sweep(spec, request, folder, identity, description, dataset)
 
 
 def _make_store(config: DataConfig) -> None:
@@ -176,13 +182,14 @@ class _Sweep:
         record.apply(self._open(journal, resumed=bool(events)))
         (self.folder / "spec.yaml").write_text(self.spec.to_yaml(), encoding="utf-8")
         tracker = self._start_tracker()
-        study, setup = self._build_study(journal, record, events)
-        with self._live_view(record) as view:
-            with _interruptible(study):
+        try:
+            study, setup = self._build_study(journal, record, events)
+            with self._live_view(record) as view, _interruptible(study):
                 run_trials(study, setup, self.folder, on_step=partial(view.update, record))
-        outcome = self._conclude(study, journal)
-        journal.close()
-        unsent = tracker.close(timeout_s=30)
+            outcome = self._conclude(study, journal)
+        finally:
+            journal.close()
+            unsent = tracker.close(timeout_s=30)
         if unsent:
             print(f"{unsent} events are not in MLflow yet; send them with: python -m platform.tracking {self.folder}")
         return self._report(outcome, study)
@@ -236,9 +243,7 @@ class _Sweep:
             self.folder.name, budget, first.metric, first.mode, partial(size_bytes, self.folder), earlier_s=earlier_s
         )
 
-    def _build_study(
-        self, journal: Journal, record: SweepRecord, events: Sequence[Event]
-    ) -> tuple[Study, TrialSetup]:
+    def _build_study(self, journal: Journal, record: SweepRecord, events: Sequence[Event]) -> tuple[Study, TrialSetup]:
         spec = self.spec
         decisions = start_decisions()
 

@@ -10,14 +10,20 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
-
 from platform.journal import FILE_NAME as JOURNAL_NAME
 from platform.journal import read_events
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("ray", "torch", "optuna", "mlflow", "numpy")
-EXTENDABLE = ("budget.trials", "budget.total_epochs", "budget.wall_time_s", "budget.disk_bytes", "resources.", "tracking.")
+EXTENDABLE = (
+    "budget.trials",
+    "budget.total_epochs",
+    "budget.wall_time_s",
+    "budget.disk_bytes",
+    "resources.",
+    "tracking.",
+)
 """Keys that may differ on a resume: how long to go on, with what, and who is told."""
 
 

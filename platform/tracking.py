@@ -17,12 +17,11 @@ import sys
 import threading
 from collections.abc import Mapping
 from pathlib import Path
+from platform.journal import FILE_NAME, Event, SweepRecord
+from platform.mlflow_mirror import Mirror, Target
 from typing import IO, Any
 
 from mlflow.exceptions import MlflowException
-
-from platform.journal import FILE_NAME, Event, SweepRecord
-from platform.mlflow_mirror import Mirror, Target
 
 CURSOR_NAME, LOCK_NAME = "tracking_cursor.json", "tracking.lock"
 POLL_S = 1.0  # between two looks at the journal: what came meanwhile goes out in one call a trial
@@ -145,7 +144,8 @@ class Outbox:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
                 lock.close()
-                raise BlockingIOError(f"another process is sending {self._folder}; try again when it has ended") from error
+                message = f"another process is sending {self._folder}; try again when it has ended"
+                raise BlockingIOError(message) from error
             self._lock = lock
             self._offset = self._read_offset()
             self._save()

@@ -165,9 +165,7 @@ def cutmix(
     return mixed_BLT, _blend(targets_BK, targets_BK[partner_B], kept_B[:, None])
 
 
-def _box(
-    area: float, n_leads: int, n_timesteps: int, rng: np.random.Generator
-) -> tuple[NDArray[np.int64], int, int]:
+def _box(area: float, n_leads: int, n_timesteps: int, rng: np.random.Generator) -> tuple[NDArray[np.int64], int, int]:
     n_cut = max(1, round(n_leads * area**0.5))
     length = min(n_timesteps, round(area * n_leads / n_cut * n_timesteps))
     start = int(rng.integers(n_timesteps - length + 1))

@@ -41,12 +41,14 @@ class SupervisedConfig(TrainConfig):
     model: Model = Field("xresnet1d18", description="Network.")
     dropout: float = Field(0.25, ge=0, lt=1, description="Dropout before the last layer (half of it one layer before).")
     channels: Width | Annotated[tuple[Width, ...], Field(strict=False, min_length=1)] = Field(
-        32, description="cnn: filters of every layer, or a list with each layer's.", json_schema_extra={"unit": "filters"}
+        32,
+        description="cnn: filters of every layer, or a list with each layer's.",
+        json_schema_extra={"unit": "filters"},
     )
-    depth: int = Field(4, ge=1, le=10, description="cnn: layers; each halves time.", json_schema_extra={"unit": "layers"})
-    kernel_size: int = Field(
-        7, ge=1, le=63, description="cnn: kernel, odd.", json_schema_extra={"unit": "timesteps"}
+    depth: int = Field(
+        4, ge=1, le=10, description="cnn: layers; each halves time.", json_schema_extra={"unit": "layers"}
     )
+    kernel_size: int = Field(7, ge=1, le=63, description="cnn: kernel, odd.", json_schema_extra={"unit": "timesteps"})
     norm: Norm = Field("batch", description="cnn: batch norm, or layer norm over a record's channels and time.")
 
     @model_validator(mode="after")

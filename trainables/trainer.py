@@ -180,9 +180,7 @@ def _to_device(array: np.ndarray, device: torch.device) -> Tensor:
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
 
 
-def _train_step(
-    learner: _Learner, forward: nn.Module, ecg_BLT: Tensor, targets_BK: Tensor, world_size: int
-) -> Tensor:
+def _train_step(learner: _Learner, forward: nn.Module, ecg_BLT: Tensor, targets_BK: Tensor, world_size: int) -> Tensor:
     """Take one optimiser step; return (sum of losses, sum of weights) of this rank's share."""
     config, criterion = learner.config, learner.criterion
     weight = criterion.weight(targets_BK)

@@ -328,9 +328,7 @@ def test_one_copy_of_the_data_stays_in_the_object_store(tmp_path: Path) -> None:
     assert len(shared.splits) == 3
 
 
-def test_a_synthetic_store_is_described_before_and_made_at_first_use(
-    tmp_path: Path, ray_cluster: None
-) -> None:
+def test_a_synthetic_store_is_described_before_and_made_at_first_use(tmp_path: Path, ray_cluster: None) -> None:
     settings_ = config(tmp_path / "s", labels=None, synthetic={"task": "af_segments", "n_records": 60})
     manifest, signal, label_set, counts = describe(settings_)
     assert manifest is None
@@ -347,5 +345,5 @@ def test_a_synthetic_store_is_described_before_and_made_at_first_use(
     description = describe(settings_)
     assert description.manifest is not None
     assert description.signal == signal
-    with pytest.raises(ValueError, match="not from data.synthetic"):
+    with pytest.raises(ValueError, match=r"not from data.synthetic"):
         describe(config(tmp_path / "s", labels=None, synthetic={"task": "af_segments", "n_records": 61}))

@@ -89,7 +89,9 @@ def test_zscore_agrees_with_scipy_over_leads_and_over_records() -> None:
     by_lead = preprocess(ecg_NLT, steps({"zscore": {"per": "lead"}}), SIGNAL)
     assert_allclose(by_lead, stats.zscore(ecg_NLT.astype(np.float64), axis=-1), atol=1e-5)
     by_record = preprocess(ecg_NLT, steps({"zscore": {"per": "record"}}), SIGNAL)
-    assert_allclose(by_record, stats.zscore(ecg_NLT.astype(np.float64).reshape(5, -1), axis=-1).reshape(5, 3, -1), atol=1e-5)
+    assert_allclose(
+        by_record, stats.zscore(ecg_NLT.astype(np.float64).reshape(5, -1), axis=-1).reshape(5, 3, -1), atol=1e-5
+    )
 
 
 @pytest.mark.parametrize("per", ["lead", "record"])
@@ -164,9 +166,15 @@ def test_unknown_steps_and_keys_and_bad_values_are_refused(written: list[object]
 @pytest.mark.parametrize(
     ("written", "message"),
     [
-        ([{"bandpass": {"low_hz": 1, "high_hz": 125}}], "high_hz must be below half the sampling rate of 250 Hz, got 125"),
+        (
+            [{"bandpass": {"low_hz": 1, "high_hz": 125}}],
+            "high_hz must be below half the sampling rate of 250 Hz, got 125",
+        ),
         ([{"notch": {"freq_hz": 200}}], "freq_hz must be below half"),
-        ([{"resample": {"fs_hz": 100}}, {"bandpass": {"low_hz": 1, "high_hz": 60}}], "half the sampling rate of 100 Hz"),
+        (
+            [{"resample": {"fs_hz": 100}}, {"bandpass": {"low_hz": 1, "high_hz": 60}}],
+            "half the sampling rate of 100 Hz",
+        ),
         ([{"resample": {"fs_hz": 99.99991}}], "must be a ratio"),
         ([{"leads": {"names": ["V1"]}}], "leads: 'V1' is not among I, II, aVR"),
         ([{"leads": {"names": ["aVRR"]}}], "did you mean 'aVR'"),

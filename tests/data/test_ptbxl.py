@@ -125,5 +125,5 @@ def test_ages_masked_as_300_become_90(copied: Path) -> None:
 
 
 def test_a_folder_without_tables_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="ptbxl_database.csv can't be read"):
+    with pytest.raises(ValueError, match=r"ptbxl_database.csv can't be read"):
         reader(tmp_path)

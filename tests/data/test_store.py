@@ -46,41 +46,41 @@ def store(tmp_path: Path) -> Path:
     return tmp_path / "store"
 
 
-@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("shard_format", FORMATS)
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
-def test_a_shard_gives_back_the_block_that_was_written(tmp_path: Path, format: Format, dtype: str) -> None:
+def test_a_shard_gives_back_the_block_that_was_written(tmp_path: Path, shard_format: Format, dtype: str) -> None:
     block = ToyReader().read(range(30))
-    shard = write_shard(tmp_path, "s", block, format, dtype)  # type: ignore[arg-type]
+    shard = write_shard(tmp_path, "s", block, shard_format, dtype)  # type: ignore[arg-type]
     assert shard.n_records == 30
     assert_equal(read_shard(tmp_path, shard), block)
 
 
 @settings(max_examples=30, deadline=None)
-@given(bounds=st.tuples(st.integers(0, 300), st.integers(0, 300)), format=st.sampled_from(FORMATS))
+@given(bounds=st.tuples(st.integers(0, 300), st.integers(0, 300)), shard_format=st.sampled_from(FORMATS))
 def test_rows_of_a_shard_are_the_rows_of_its_block(
-    bounds: tuple[int, int], format: Format, tmp_path_factory: pytest.TempPathFactory
+    bounds: tuple[int, int], shard_format: Format, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     # 300 records: more than two row groups of Parquet.
-    folder = tmp_path_factory.getbasetemp() / format
+    folder = tmp_path_factory.getbasetemp() / shard_format
     block = ToyReader(n_records=300, n_timesteps=4).read(range(300))
     folder.mkdir(exist_ok=True)
-    shard = write_shard(folder, "s", block, format, "float32")
+    shard = write_shard(folder, "s", block, shard_format, "float32")
     rows = slice(*sorted(bounds))
     part = read_shard(folder, shard, rows)
     np.testing.assert_array_equal(part.ecg_NLT.reshape(-1), block.ecg_NLT[rows].reshape(-1))
     np.testing.assert_array_equal(part.record_ids, block.record_ids[rows])
 
 
-@pytest.mark.parametrize("format", FORMATS)
-def test_equal_data_gives_equal_bytes(tmp_path: Path, format: Format) -> None:
+@pytest.mark.parametrize("shard_format", FORMATS)
+def test_equal_data_gives_equal_bytes(tmp_path: Path, shard_format: Format) -> None:
     block = ToyReader().read(range(10))
-    first, second = (write_shard(tmp_path, name, block, format, "float32") for name in "ab")
+    first, second = (write_shard(tmp_path, name, block, shard_format, "float32") for name in "ab")
     assert first.sha256 == second.sha256
 
 
-@pytest.mark.parametrize("format", FORMATS)
-def test_a_flipped_byte_is_found_by_the_checksum(tmp_path: Path, format: Format) -> None:
-    shard = write_shard(tmp_path, "s", ToyReader().read(range(10)), format, "float32")
+@pytest.mark.parametrize("shard_format", FORMATS)
+def test_a_flipped_byte_is_found_by_the_checksum(tmp_path: Path, shard_format: Format) -> None:
+    shard = write_shard(tmp_path, "s", ToyReader().read(range(10)), shard_format, "float32")
     verify_shard(tmp_path, shard)
     content = bytearray((tmp_path / shard.file).read_bytes())
     content[len(content) // 2] ^= 1
@@ -89,9 +89,9 @@ def test_a_flipped_byte_is_found_by_the_checksum(tmp_path: Path, format: Format)
         verify_shard(tmp_path, shard)
 
 
-@pytest.mark.parametrize("format", FORMATS)
-def test_a_truncated_or_missing_shard_is_named(tmp_path: Path, format: Format) -> None:
-    shard = write_shard(tmp_path, "s", ToyReader().read(range(10)), format, "float32")
+@pytest.mark.parametrize("shard_format", FORMATS)
+def test_a_truncated_or_missing_shard_is_named(tmp_path: Path, shard_format: Format) -> None:
+    shard = write_shard(tmp_path, "s", ToyReader().read(range(10)), shard_format, "float32")
     path = tmp_path / shard.file
     path.write_bytes(path.read_bytes()[:-40])
     with pytest.raises(CorruptShard, match=f"{shard.file} can't be read"):
@@ -111,7 +111,7 @@ def test_a_manifest_survives_writing_and_reading(store: Path) -> None:
 
 
 def test_a_missing_store_is_refused_with_the_command_that_makes_one(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="is no store.*python -m platform.ingest KIND SOURCE --out"):
+    with pytest.raises(ValueError, match=r"is no store.*python -m platform.ingest KIND SOURCE --out"):
         read_manifest(tmp_path / "nowhere")
 
 
@@ -125,7 +125,7 @@ def test_a_damaged_manifest_is_refused(store: Path, text: str) -> None:
 @pytest.mark.parametrize("content", ["[]", '{"version": 99}'])
 def test_another_version_of_the_manifest_is_refused(store: Path, content: str) -> None:
     (store / "dataset.json").write_text(content)
-    with pytest.raises(ValueError, match="has version .*but this code reads 1"):
+    with pytest.raises(ValueError, match=r"has version .*but this code reads 1"):
         read_manifest(store)
 
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from platform.journal import FILE_NAME, Event
 
 import numpy as np
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, distribution_to_json
-
-from platform.journal import FILE_NAME, Event
 
 START_S = 1_790_000_000.0
 EPOCHS, RUNGS = 27, (3, 9)
@@ -73,7 +72,8 @@ def _trial(number: int, now_s: float, bests: dict[int, list[float]], generator: 
             if auroc < float(np.quantile(bests[epoch], 2 / 3)):
                 state = "STOPPED"
                 break
-    yield Event("ended", now_s, trial, {"state": state, "constraints": {"onnx_bytes <= 4e6": static["onnx_bytes"] - 4e6}})
+    constraints = {"onnx_bytes <= 4e6": static["onnx_bytes"] - 4e6}
+    yield Event("ended", now_s, trial, {"state": state, "constraints": constraints})
 
 
 def _draw(generator: np.random.Generator) -> dict[str, str | float | int]:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from platform.spec import Spec
+from typing import Any
 
 
 def make_spec(params: dict[str, Any] | None = None, **sections: Any) -> Spec:

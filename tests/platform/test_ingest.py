@@ -7,12 +7,12 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from platform.ingest import main, parse_arguments, summary_text
 
 import pytest
 
 import data
 from data.store import read_manifest
-from platform.ingest import main, parse_arguments, summary_text
 
 ROOT = Path(__file__).parents[2]
 
@@ -47,14 +47,14 @@ def refused(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> Callable[..., 
 
 
 @pytest.mark.usefixtures("ray_cluster")
-@pytest.mark.parametrize("format", ["hdf5", "parquet"])
+@pytest.mark.parametrize("shard_format", ["hdf5", "parquet"])
 def test_a_csv_becomes_a_store_and_its_counts_are_printed(
-    segments: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], format: str
+    segments: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], shard_format: str
 ) -> None:
     out = tmp_path / "stores" / "s"
-    assert main(["segments_csv", str(segments), "--fs-hz", "360", "--out", str(out), "--format", format]) == 0
+    assert main(["segments_csv", str(segments), "--fs-hz", "360", "--out", str(out), "--format", shard_format]) == 0
     manifest = read_manifest(out)
-    assert (manifest.counts.n_records, manifest.fs_hz, manifest.format) == (80, 360, format)
+    assert (manifest.counts.n_records, manifest.fs_hz, manifest.format) == (80, 360, shard_format)
     printed = capsys.readouterr()
     assert "80 records, patients unknown" in printed.out
     assert "1 leads x 3 timesteps at 360 Hz" in printed.out
@@ -69,7 +69,10 @@ def test_a_csv_becomes_a_store_and_its_counts_are_printed(
 def test_a_bad_cell_is_one_line_and_leaves_nothing(segments: Path, tmp_path: Path, refused: Callable[..., str]) -> None:
     segments.write_text(segments.read_text().replace("0.4,-0.4,", "0.4,oops,"))
     line = refused("segments_csv", str(segments), "--fs-hz", "360", "--out", str(tmp_path / "a" / "s"))
-    assert line == f"platform.ingest: {segments}: row 41, column 2: 'oops' is not a number; every signal value must be, in mV"
+    assert (
+        line
+        == f"platform.ingest: {segments}: row 41, column 2: 'oops' is not a number; every signal value must be, in mV"
+    )
 
 
 @pytest.mark.parametrize(
@@ -94,9 +97,7 @@ def test_bad_arguments_are_one_line(arguments: tuple[str, ...], message: str, re
     assert message in refused(*arguments)
 
 
-def test_a_folder_with_content_is_refused_before_anything_is_read(
-    segments: Path, refused: Callable[..., str]
-) -> None:
+def test_a_folder_with_content_is_refused_before_anything_is_read(segments: Path, refused: Callable[..., str]) -> None:
     line = refused("segments_csv", "nowhere.csv", "--fs-hz", "360", "--out", str(segments.parent))
     assert "exists and is not empty; nothing is overwritten" in line
 

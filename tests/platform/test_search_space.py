@@ -2,15 +2,6 @@ from __future__ import annotations
 
 import math
 from itertools import product
-from typing import Any
-
-import numpy as np
-import optuna
-import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from scipy import stats
-
 from platform.search_space import (
     VERBS,
     Choice,
@@ -27,6 +18,14 @@ from platform.search_space import (
     parse_domain,
     parse_space,
 )
+from typing import Any
+
+import numpy as np
+import optuna
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
@@ -217,8 +216,8 @@ def test_what_hangs_on_a_parameter_that_is_never_active_is_dropped_too() -> None
         ({"x": {"when": {"model": "cnn"}}}, "x", "needs one verb"),
         ({"x": {"uniform": [0, 1], "choice": [1]}}, "x", "needs one verb .* got uniform and choice"),
         ({"x": {"uniform": [0, 1], "whem": {}}}, "whem", "unknown key beside `uniform`"),
-        ({"a": {"b": 1}, "a.b": 2}, "b", "is given twice"),
-        ({"a": 1, "a.b": 2}, "b", "is given twice"),
+        ({"a": {"b": 1}, "a.b": 2}, "a.b", "is given twice"),
+        ({"a": 1, "a.b": 2}, "a.b", "is given twice"),
         ({1: 2}, "", "a parameter's name must be text"),
     ],
 )

@@ -8,16 +8,16 @@ import sqlite3
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from platform import tracking
+from platform.journal import Event
+from platform.mlflow_mirror import ROOT, Target
+from platform.tracking import CURSOR_NAME, Outbox, Tracker
 
 import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
-from platform import tracking
-from platform.journal import Event
-from platform.mlflow_mirror import ROOT, Target
-from platform.tracking import CURSOR_NAME, Outbox, Tracker
 from tests.platform.journals import START_S, append_events, finished_sweep, write_journal
 
 N_TRIALS = 8
@@ -204,7 +204,7 @@ def test_an_interrupted_sweep_leaves_no_run_running_and_a_resume_opens_the_same_
     assert after["t0000"].data.tags["attempts"] == "2"
 
 
-def test_a_sweep_killed_and_then_sent_by_hand_leaves_no_run_running(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_killed_sweep_sent_by_hand_leaves_no_run_running(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_journal(folder, EVENTS[:3])
     send(folder)
     append_events(folder, EVENTS[3:6])

@@ -22,7 +22,10 @@ SIGNAL = tiny_dataset().signal
         ({"lr": "1e-3"}, "valid number"),
         ({"lr": float("nan")}, "finite"),
         ({"batch_size": 2.5}, "valid integer"),
-        ({"momentum": 0.5}, r"momentum works only with optimizer: rmsprop, sgd; got momentum=0.5 and optimizer='adamw'"),
+        (
+            {"momentum": 0.5},
+            r"momentum works only with optimizer: rmsprop, sgd; got momentum=0.5 and optimizer='adamw'",
+        ),
         ({"focal_gamma": 1.0}, "focal_gamma works only with loss: focal"),
         ({"huber_delta": 2.0, "loss": "mae"}, "huber_delta works only with loss: huber"),
         ({"schedule": "one_cycle", "warmup_epochs": 1.0}, "warmup_epochs works only with schedule"),

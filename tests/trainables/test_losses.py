@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F  # noqa: N812
+import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -37,9 +37,7 @@ def our_loss(task: Any, **params: Any) -> float:
 def test_bce_equals_torchs_with_balanced_weights() -> None:
     labels = torch.from_numpy(LABELS["multilabel"])
     positives = labels.sum(dim=0)
-    expected = F.binary_cross_entropy_with_logits(
-        LOGITS["multilabel"], labels, pos_weight=(20 - positives) / positives
-    )
+    expected = F.binary_cross_entropy_with_logits(LOGITS["multilabel"], labels, pos_weight=(20 - positives) / positives)
     assert our_loss("multilabel", class_weights="balanced") == pytest.approx(float(expected), rel=1e-6)
 
 

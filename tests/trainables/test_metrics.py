@@ -41,9 +41,7 @@ def test_multilabel_metrics_are_scikit_learns(seed: int, levels: int) -> None:
         "specificity": sk.recall_score(1 - truth, ~called, average="macro"),
         "balanced_accuracy": np.mean([sk.balanced_accuracy_score(truth[:, k], called[:, k]) for k in range(3)]),
         "accuracy": (truth == called).mean(),
-        "auprc": np.mean(
-            [sk.auc(*sk.precision_recall_curve(truth[:, k], predicted[:, k])[1::-1]) for k in range(3)]
-        ),
+        "auprc": np.mean([sk.auc(*sk.precision_recall_curve(truth[:, k], predicted[:, k])[1::-1]) for k in range(3)]),
     }
     assert dict(scores.macro) == pytest.approx(expected, abs=2e-6)
     assert scores.left_out == ()

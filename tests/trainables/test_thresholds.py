@@ -56,8 +56,8 @@ def test_a_sensitivity_is_reached_by_the_highest_threshold_that_does(
     probabilities, truth = columns(pairs)
     threshold = fitted(probabilities, truth, "at_sensitivity", threshold_sensitivity=sensitivity)
     assert recall_score(truth, probabilities >= threshold) >= sensitivity - 1e-9
-    higher = [p for p in np.unique(probabilities) if p > threshold and not np.any((probabilities >= threshold) & (probabilities < p))]
-    tighter = [p for p in np.unique(probabilities) if p > threshold and p not in higher]
+    lowest_called = probabilities[probabilities >= threshold].min()
+    tighter = np.unique(probabilities[probabilities > lowest_called])
     assert all(recall_score(truth, probabilities >= p) < sensitivity - 1e-9 for p in tighter)
 
 

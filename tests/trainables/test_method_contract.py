@@ -1,0 +1,142 @@
+"""The contract of every method, present and future: add one row to `TINY` and all of this holds for it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from pydantic import ValidationError
+
+from data.dataset import Task
+from tests.trainables.tiny_dataset import tiny_dataset
+from trainables import METHODS
+from trainables.config import TrainConfig
+from trainables.onnx_export import export_onnx, static_quantities
+from trainables.plain_trial import PlainTrial
+from trainables.trial import TrialStopped
+from trainables.windows import window_signal
+
+MEASURED = {"epoch_s", "peak_memory_bytes"}
+WORLD_SIZE = 2
+
+
+@dataclass(frozen=True)
+class Tiny:
+    """How to run a method in seconds.
+
+    Attributes:
+        params: learns the tiny binary task within `params["epochs"]`.
+        exact: added to `params`, leaves neither batch norm nor dropout, so that two workers equal one.
+    """
+
+    params: dict[str, Any]
+    exact: dict[str, Any]
+    tasks: tuple[Task, ...] = field(default=("binary", "multilabel", "multiclass", "regression"))
+
+
+TINY = {
+    "supervised": Tiny(
+        params={"model": "cnn", "channels": 16, "depth": 3, "epochs": 4, "batch_size": 16, "lr": 1e-2},
+        exact={"norm": "layer", "dropout": 0.0},
+    ),
+}
+
+pytestmark = pytest.mark.parametrize("name", METHODS)
+
+
+def train(name: str, trial: PlainTrial, task: Task = "binary", **params: Any) -> dict[int, dict[str, float]]:
+    method = METHODS[name]
+    config = method.config(**{**TINY[name].params, **params})
+    method.train(config, tiny_dataset(task, n_train=97), trial)
+    return {e: {k: v for k, v in r.items() if k not in MEASURED} for e, r in trial.reports.items()}
+
+
+def test_its_config_is_typed_frozen_and_refuses_unknown_keys(name: str) -> None:
+    config_type = METHODS[name].config
+    assert issubclass(config_type, TrainConfig)
+    config = config_type(**TINY[name].params)
+    with pytest.raises(ValidationError, match="frozen"):
+        config.lr = 1.0
+    with pytest.raises(ValidationError, match="not_a_parameter"):
+        config_type(not_a_parameter=1)
+
+
+def test_every_parameter_is_documented_and_has_a_default(name: str) -> None:
+    for key, info in METHODS[name].config.model_fields.items():
+        assert info.description and info.description.endswith("."), key
+        assert not info.is_required(), key
+        assert key == key.lower(), key
+    for governed, (governor, _) in METHODS[name].config.governed.items():
+        assert {governed, governor} <= set(METHODS[name].config.model_fields)
+
+
+def test_it_learns_a_trivial_task_and_reports_every_epoch(name: str) -> None:
+    reports = train(name, PlainTrial(seed=3))
+    epochs = TINY[name].params["epochs"]
+    assert list(reports) == list(range(1, epochs + 1))
+    assert reports[epochs]["val/auroc"] > 0.95
+    assert reports[epochs]["train/loss"] < reports[1]["train/loss"]
+
+
+@pytest.mark.parametrize("task", ["binary", "multilabel", "multiclass", "regression"])
+def test_it_takes_the_tasks_it_says(name: str, task: Task) -> None:
+    if task not in TINY[name].tasks:
+        pytest.skip(f"{name} is not for {task}")
+    reports = train(name, PlainTrial(seed=3), task, epochs=1)
+    assert all(np.isfinite(value) for value in reports[1].values())
+
+
+def test_a_resumed_trial_continues_bit_for_bit(name: str, tmp_path: Path) -> None:
+    whole = train(name, PlainTrial(3, tmp_path / "whole"))
+    with pytest.raises(TrialStopped):
+        train(name, PlainTrial(3, tmp_path / "cut", stop_after=2))
+    rest = train(name, PlainTrial(3, tmp_path / "cut"))
+    assert rest == {epoch: report for epoch, report in whole.items() if epoch > 2}
+
+
+def test_its_model_goes_to_onnx_and_its_size_is_known_before(name: str, tmp_path: Path) -> None:
+    method, dataset = METHODS[name], tiny_dataset()
+    config = method.config(**TINY[name].params)
+    trial = PlainTrial(3, tmp_path)
+    method.train(config, dataset, trial)
+    state = trial.restore()
+    assert state is not None
+    model = method.build_model(config, dataset.signal, dataset.label_set)
+    model.load_state_dict(state["model"])
+    path = tmp_path / "model.onnx"
+    assert export_onnx(model, window_signal(config, dataset.signal), path) < 1e-4
+    expected = static_quantities(method, config, dataset.signal, dataset.label_set)
+    assert expected == {"parameters": trial.reports[1]["parameters"], "onnx_bytes": path.stat().st_size}
+
+
+def test_two_workers_equal_one(name: str, tmp_path: Path) -> None:
+    """97 records in batches of 16: the last batch has one record, so that one worker's share of it is empty."""
+    variants: list[dict[str, Any]] = [
+        TINY[name].exact,
+        {**TINY[name].exact, "accumulate_steps": 3, "clip_norm": 0.5, "noise_mv": 0.1, "crop_timesteps": 32},
+    ]
+    alone = [train(name, PlainTrial(3), **variant) for variant in variants]
+    mp.spawn(_train_rank, args=(name, [*variants, {}], tmp_path), nprocs=WORLD_SIZE)
+    together = torch.load(tmp_path / "reports.pt", weights_only=True)
+    for expected, found in zip(alone, together, strict=False):
+        for epoch in expected:
+            assert found[epoch] == pytest.approx(expected[epoch], rel=1e-5)
+    assert list(together[-1]) == list(alone[0])  # with batch norm and dropout: other figures, as many epochs
+
+
+def _train_rank(rank: int, name: str, variants: list[dict[str, Any]], folder: Path) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=WORLD_SIZE)
+    reports = [train(name, PlainTrial(3, rank=rank, world_size=WORLD_SIZE), **variant) for variant in variants]
+    everyones: list[Any] = [None] * WORLD_SIZE
+    dist.all_gather_object(everyones, reports)
+    assert everyones[0] == everyones[1]  # ranks decide alike
+    if rank == 0:
+        torch.save(reports, folder / "reports.pt")
+    dist.destroy_process_group()
