@@ -156,12 +156,13 @@ def draw_beats(
         origin_NB[:, centre] = centre_origin
         origin_NB[:, [centre - 1, centre + 1]] = SINUS_BEAT
     rr_s_NB = _shift_premature(_draw_rr(rng, physiology, n_beats), origin_NB, physiology.coupling)
-    r_time_s_NB = np.cumsum(rr_s_NB, axis=1)
+    r_time_s_NB = np.cumsum(rr_s_NB, axis=1) - rr_s_NB[:, :1]
     if centre_origin is None:
         start_N = -_PAD_S - rng.random(len(rr_s_NB)) / physiology.rate_bpm * 60.0
     else:
         start_N = duration_s / 2 - r_time_s_NB[:, centre]
     r_time_s_NB = r_time_s_NB + start_N[:, None]
+    assert r_time_s_NB[:, 0].max() <= -_PAD_S, "beats begin too late"
     assert r_time_s_NB[:, -1].min() > duration_s, "too few beats were drawn"
     breath_NB = np.sin(2 * np.pi * physiology.respiration_hz[:, None] * r_time_s_NB)
     return Beats(r_time_s_NB, rr_s_NB, origin_NB, 1.0 + 0.05 * breath_NB)

@@ -93,8 +93,9 @@ def _data_lines(spec: Spec) -> Iterator[str]:
         return
     description = describe(spec.data)
     signal, label_set = description.signal, description.label_set
+    n_leads = len(signal.lead_names)
     yield (
-        f"{len(signal.lead_names)} leads x {signal.n_timesteps:,} timesteps at {signal.fs_hz:g} Hz, after preprocessing"
+        f"{n_leads} lead{'' if n_leads == 1 else 's'} x {signal.n_timesteps:,} timesteps at {signal.fs_hz:g} Hz, after preprocessing"
     )
     yield f"label set {label_set.name} ({label_set.task}): {', '.join(label_set.names)}"
     if description.manifest is None:

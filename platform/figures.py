@@ -63,7 +63,8 @@ def history(record: SweepRecord, metric: str, mode: Mode) -> go.Figure:
 
 
 def _incumbents(record: SweepRecord, metric: str, mode: Mode) -> tuple[list[int], list[float]]:
-    numbers, values = [], []
+    numbers: list[int] = []
+    values: list[float] = []
     better = max if mode == "max" else min
     for trial in record.trials.values():
         value = best_value(trial, metric, mode)
@@ -77,7 +78,7 @@ def _incumbents(record: SweepRecord, metric: str, mode: Mode) -> tuple[list[int]
 def learning_curves(record: SweepRecord, metric: str, best: TrialRecord | None) -> go.Figure:
     """Draw `metric` over the epochs of every trial, coloured by state, the best trial in front."""
     figure = go.Figure()
-    opacity = min(0.8, max(0.15, 8 / math.sqrt(1 + len(record.trials)) / 3))
+    opacity = min(0.8, max(0.35, 4 / math.sqrt(1 + len(record.trials))))
     for state in ("FAILED", "STOPPED", "RUNNING", "COMPLETED"):
         trials = [trial for trial in record.trials.values() if trial.state == state and trial.reports]
         if trials:
@@ -256,7 +257,8 @@ def front(trials: Iterable[TrialRecord], values_NM: NDArray[np.float64], objecti
             text=ids[mask][order],
             hovertemplate="%{text}: %{x:.4g}, %{y:.4g}<extra></extra>",
         )
-    return _styled(figure, *(f"{metric} ({mode})" for metric, mode in objectives[:2]), height=430)
+    x_title, y_title = (f"{metric} ({mode})" for metric, mode in objectives[:2])
+    return _styled(figure, x_title, y_title, height=430)
 
 
 def _styled(figure: go.Figure, x_title: str, y_title: str, height: int) -> go.Figure:

@@ -10,6 +10,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from platform.journal import ENDED, SweepRecord, TrialRecord, TrialState
 from platform.leaderboard import Mode, best_epoch
+from platform.units import format_bytes, format_duration
 from types import TracebackType
 
 from rich.console import Console
@@ -252,22 +253,3 @@ def _moved_log_handlers(streams: tuple[object, object]) -> Iterator[None]:
     finally:
         for handler, stream in moved:
             handler.setStream(stream)
-
-
-def format_duration(duration_s: float) -> str:
-    """Return a duration to read: `8 s`, `3 min 05 s`, `2 h 07 min`."""
-    seconds = round(duration_s)
-    if seconds < 60:
-        return f"{seconds} s"
-    if seconds < 3600:
-        return f"{seconds // 60} min {seconds % 60:02d} s"
-    return f"{seconds // 3600} h {seconds % 3600 // 60:02d} min"
-
-
-def format_bytes(size_bytes: float) -> str:
-    """Return a size to read, in decimal units: `12.3 MB`."""
-    for unit in ("B", "kB", "MB"):
-        if size_bytes < 1000:
-            return f"{size_bytes:.0f} {unit}" if unit == "B" else f"{size_bytes:.1f} {unit}"
-        size_bytes /= 1000
-    return f"{size_bytes:.1f} GB"

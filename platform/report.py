@@ -12,6 +12,7 @@ from platform import figures
 from platform.figures import Objectives
 from platform.journal import ENDED, SweepRecord, TrialRecord
 from platform.leaderboard import Mode, best_epoch, leaderboard
+from platform.units import format_bytes, format_duration
 from typing import Any
 
 import jinja2
@@ -183,7 +184,7 @@ def _subtitle(record: SweepRecord) -> str:
     n_processes = len(record.opened)
     resumed = f", taken up {n_processes} times" if n_processes > 1 else ""
     elapsed_s = sum(end - start for start, end in record.sessions)
-    return f"{len(record.trials)} trials in {elapsed_s / 60:.1f} min{resumed}"
+    return f"{len(record.trials)} trials in {format_duration(elapsed_s)}{resumed}"
 
 
 def _cards(content: ReportInput, best: TrialRecord | None) -> list[Card]:
@@ -326,7 +327,7 @@ def _table(record: SweepRecord, metric: str, mode: Mode) -> dict[str, Any]:
     table = leaderboard(record, metric, mode)
     constant = [name for name in table.columns if name.startswith("params.") and table[name].astype(str).nunique() == 1]
     constant += ["feasible"] if len(table) and table["feasible"].all() else []
-    shown = table.drop(columns=constant)
+    shown = table[_read_first([name for name in table.columns if name not in constant])]
     caption = "click a column to sort; STOPPED trials were stopped early by the scheduler"
     fixed = [name.removeprefix("params.") for name in constant if name.startswith("params.")]
     if fixed:
@@ -335,21 +336,34 @@ def _table(record: SweepRecord, metric: str, mode: Mode) -> dict[str, Any]:
         "caption": caption,
         "columns": [name.removeprefix("params.") for name in shown.columns],
         "rows": [
-            [_cell(name, value) for name, value in zip(shown.columns, row, strict=True)]
+            [_cell(name, value, metric) for name, value in zip(shown.columns, row, strict=True)]
             for row in shown.itertuples(index=False, name=None)
         ],
     }
 
 
-def _cell(column: str, value: Any) -> Cell:
+def _read_first(columns: Sequence[str]) -> list[str]:
+    """Put the parameters before the sizes, which a narrow screen may cut off."""
+    sizes = ("duration_s", "parameters", "onnx_bytes", "peak_memory_bytes")
+    return [*(name for name in columns if name not in sizes), *(name for name in columns if name in sizes)]
+
+
+def _cell(column: str, value: Any, metric: str) -> Cell:
     if value is None or value is pd.NA or (isinstance(value, float) and math.isnan(value)):
         return Cell("")
     if isinstance(value, bool | np.bool_) or not isinstance(value, int | float | np.number):
         return Cell(str(value), state=column == "state")
-    number = float(value)
-    if number.is_integer() and abs(number) < 1e15:
-        return Cell(f"{int(number):,}", number)
-    return Cell(f"{number:.1f}" if column == "duration_s" else f"{number:.4g}", number)
+    return Cell(_format_number(column, float(value), metric), float(value))
+
+
+def _format_number(column: str, number: float, metric: str) -> str:
+    if column == metric:
+        return f"{number:.4f}"
+    if column.endswith("_bytes"):
+        return format_bytes(number)
+    if column == "duration_s":
+        return f"{number:.1f}"
+    return f"{int(number):,}" if number.is_integer() and abs(number) < 1e15 else f"{number:.4g}"
 
 
 def _failed(record: SweepRecord) -> list[dict[str, str]]:

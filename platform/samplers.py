@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from platform.search_space import SearchSpace, SpaceError
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution
 from optuna.exceptions import ExperimentalWarning
@@ -326,7 +325,8 @@ class SobolSampler(BaseSampler):
     ) -> dict[str, Any]:
         # Sorted, so that the order of the file's lines does not change the points.
         parameters = sorted(self._space.parameters, key=lambda parameter: parameter.name)
-        engine = qmc.Sobol(len(parameters), scramble=True, rng=np.random.default_rng(self._seed))
+        # `seed`, not `rng`: the same points as Optuna's own.
+        engine = qmc.Sobol(len(parameters), scramble=True, seed=self._seed)
         if trial.number:  # the engine refuses to forward by 0
             engine.fast_forward(trial.number)
         units = engine.random(1)[0]

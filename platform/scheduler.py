@@ -63,13 +63,13 @@ class Rule:
 
     def judge(self, trial: str, epoch: int, metrics: dict[str, float]) -> bool:
         """Take a report into account, and return whether the rule would stop the trial."""
-        key = _TrialKey(trial)
+        key: Any = _TrialKey(trial)
         if trial not in self._known:
             self._add(key)
         verdict = self._scheduler.on_trial_result(_NO_CONTROLLER, key, {"epoch": epoch, **metrics})
         return bool(verdict == TrialScheduler.STOP) and epoch < self._max_epochs
 
-    def _add(self, key: _TrialKey) -> None:
+    def _add(self, key: Any) -> None:
         """Let ASHA draw the trial's bracket, from a seed of its own: a resume draws the same again."""
         self._known.add(key.trial_id)
         state = np.random.get_state()  # Ray draws from numpy's global generator
@@ -108,7 +108,7 @@ class CooperativeScheduler(StaysHere, FIFOScheduler):
     """
 
     def __init__(self, study: Study) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._study = study
 
     def set_search_properties(self, metric: str | None, mode: str | None, **spec: Any) -> bool:

@@ -109,7 +109,8 @@ class Constraint(BaseModel):
     @property
     def text(self) -> str:
         """The constraint as it stands in a spec; the key of its excess in the journal and in Optuna."""
-        return f"{self.quantity} {self.direction} {self.bound:.15g}"
+        whole = self.bound.is_integer() and abs(self.bound) < 1e15
+        return f"{self.quantity} {self.direction} {int(self.bound) if whole else self.bound!r}"
 
     def excess(self, quantities: Mapping[str, float]) -> float:
         """Return by how much the bound is exceeded; feasible where this is at most 0.
@@ -338,7 +339,7 @@ class Spec(_Section):
         self._check_search()
         self._resolve(search=self.search.model_copy(update=self._search_defaults()))
         if self.tracking.experiment is None:
-            experiment = Path(self.data.store).name
+            experiment = Path(self.data.store).name or self.data.store
             self._resolve(tracking=self.tracking.model_copy(update={"experiment": experiment}))
         self._try_configurations()
         return self

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from platform.journal import Event, SweepRecord, TrialRecord
-from typing import Any
+from typing import Any, Literal
 
 import optuna
 from optuna.distributions import json_to_distribution
@@ -25,7 +25,7 @@ STATES = {
     "FAILED": TrialState.FAIL,
 }
 
-Objectives = Sequence[tuple[str, str]]
+Objectives = Sequence[tuple[str, Literal["max", "min"]]]
 """(metric, "max" or "min"), the first of which the scheduler acts on."""
 
 

@@ -179,12 +179,11 @@ class TrainConfig(BaseModel):
             raise ValueError(
                 f"window_stride needs crop_timesteps, but got window_stride={self.window_stride} for whole records"
             )
-        if self.window_stride is not None and self.crop_timesteps is not None:
-            if self.window_stride > self.crop_timesteps:
-                raise ValueError(
-                    "window_stride must not exceed crop_timesteps, or timesteps go unseen, "
-                    f"but got {self.window_stride} > {self.crop_timesteps}"
-                )
+        if (self.window_stride or 0) > (self.crop_timesteps or 0):
+            raise ValueError(
+                "window_stride must not exceed crop_timesteps, or timesteps go unseen, "
+                f"but got {self.window_stride} > {self.crop_timesteps}"
+            )
         return self
 
 

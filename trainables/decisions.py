@@ -7,7 +7,7 @@ trial reads it before the next epoch, so that it ends by itself, with its state 
 from __future__ import annotations
 
 import asyncio
-from typing import Literal
+from typing import Any, Literal
 
 import ray
 from ray.actor import ActorHandle
@@ -37,6 +37,7 @@ class Decisions:
         return verdict
 
 
-def start_decisions() -> ActorHandle:
+def start_decisions() -> ActorHandle[Any]:
     """Start the mailbox on the cluster that this process is connected to."""
-    return ray.remote(num_cpus=0, max_concurrency=1000)(Decisions).remote()
+    handle: Any = ray.remote(Decisions).options(num_cpus=0, max_concurrency=1000).remote()
+    return handle

@@ -34,8 +34,8 @@ class Criterion(nn.Module):
     `huber_delta` is in standard deviations. NaN targets are left out of sum and weight.
     """
 
-    weights_K: Tensor  # noqa: N815
-    scale_K: Tensor  # noqa: N815
+    weights_K: Tensor
+    scale_K: Tensor
 
     def __init__(self, loss: Loss, config: TrainConfig, multiclass: bool, weights_K: Tensor, scale_K: Tensor) -> None:
         super().__init__()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import gc
 import threading
 from types import TracebackType
 
@@ -32,7 +31,6 @@ class PeakMemory:
         self._sampler = threading.Thread(target=self._sample, name="peak-memory", daemon=True)
 
     def __enter__(self) -> PeakMemory:
-        gc.collect()
         if self._device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self._device)
             return self

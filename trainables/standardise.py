@@ -28,8 +28,8 @@ class OutputUnits(nn.Module):
     Without it a network would have to grow its last layer to hundreds of ms before it learns anything.
     """
 
-    location_K: Tensor  # noqa: N815
-    scale_K: Tensor  # noqa: N815
+    location_K: Tensor
+    scale_K: Tensor
 
     def __init__(self, n_outputs: int) -> None:
         super().__init__()

@@ -57,7 +57,8 @@ class SupervisedConfig(TrainConfig):
             raise ValueError(f"kernel_size must be odd, so that a layer keeps time centred, but got {self.kernel_size}")
         if isinstance(self.channels, tuple) and len(self.channels) != self.depth:
             raise ValueError(
-                f"channels as a list needs one width a layer, but got {len(self.channels)} widths and depth={self.depth}"
+                "channels as a list needs one width a layer, "
+                f"but got {len(self.channels)} widths and depth={self.depth}"
             )
         return self
 

@@ -6,6 +6,7 @@ N: records, K: classes.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,8 +14,23 @@ from numpy.typing import NDArray
 from trainables.config import TrainConfig
 
 Floats = NDArray[np.float64]
-Scoring = Callable[[Floats, Floats, int, int], Floats]
-"""(true positives, false positives at each cut, number of positives, of negatives) -> what to maximise."""
+
+
+@dataclass(frozen=True)
+class Cuts:
+    """What each possible threshold would call, from the highest to the lowest."""
+
+    true_positives: Floats
+    false_positives: Floats
+    n_positive: int
+    n_negative: int
+
+    @property
+    def sensitivity(self) -> Floats:
+        return self.true_positives / self.n_positive
+
+
+Scoring = Callable[[Cuts], Floats]  # what to maximise, for each cut
 
 
 def fit_thresholds(probabilities_NK: Floats, labels_NK: NDArray[np.float32], config: TrainConfig) -> Floats:
@@ -38,9 +54,8 @@ def _fit(probabilities_N: Floats, positive_N: NDArray[np.bool_], scoring: Scorin
     sorted_N = probabilities_N[order]
     ends = np.append(np.flatnonzero(np.diff(sorted_N)), len(sorted_N) - 1)  # the last record of each tie
     true_positives = np.cumsum(positive_N[order])[ends].astype(np.float64)
-    false_positives = ends + 1 - true_positives
-    best = int(np.argmax(scoring(true_positives, false_positives, n_positive, n_negative)))
-    return _between(sorted_N[ends], best)
+    cuts = Cuts(true_positives, ends + 1 - true_positives, n_positive, n_negative)
+    return _between(sorted_N[ends], int(np.argmax(scoring(cuts))))
 
 
 def _between(distinct: Floats, cut: int) -> float:
@@ -53,22 +68,14 @@ def _between(distinct: Floats, cut: int) -> float:
 
 def _scoring(config: TrainConfig) -> Scoring:
     if config.threshold_rule == "youden":
-        return lambda tp, fp, positives, negatives: tp / positives - fp / negatives
+        return lambda cuts: cuts.sensitivity - cuts.false_positives / cuts.n_negative
     if config.threshold_rule == "at_sensitivity":
-        return _fewest_at_sensitivity(config.threshold_sensitivity)
-    return _f_beta(1.0 if config.threshold_rule == "best_f1" else config.threshold_beta)
+        # 1e-9: 0.9 of 10 positives are 9, whatever the rounding of 9 / 10. The first of equals is the highest cut.
+        return lambda cuts: (cuts.sensitivity >= config.threshold_sensitivity - 1e-9).astype(np.float64)
+    beta = 1.0 if config.threshold_rule == "best_f1" else config.threshold_beta
+    return lambda cuts: _f_beta(cuts, beta)
 
 
-def _f_beta(beta: float) -> Scoring:
-    def score(tp: Floats, fp: Floats, positives: int, negatives: int) -> Floats:
-        return (1 + beta**2) * tp / (tp + fp + beta**2 * positives)
-
-    return score
-
-
-def _fewest_at_sensitivity(sensitivity: float) -> Scoring:
-    def score(tp: Floats, fp: Floats, positives: int, negatives: int) -> Floats:
-        # 1e-9: 0.9 of 10 positives are 9, whatever the rounding of 9 / 10
-        return (tp / positives >= sensitivity - 1e-9).astype(np.float64)
-
-    return score
+def _f_beta(cuts: Cuts, beta: float) -> Floats:
+    called = cuts.true_positives + cuts.false_positives
+    return np.asarray((1 + beta**2) * cuts.true_positives / (called + beta**2 * cuts.n_positive))

@@ -43,7 +43,7 @@ class TrialSetup:
     sweep: str
     method: Method
     dataset: SharedDataset
-    decisions: ActorHandle
+    decisions: ActorHandle[Any]
     folder: str  # one subfolder a trial is made in it
     metric: str  # the first objective: it decides which epoch is a trial's best
     maximise: bool
@@ -115,7 +115,7 @@ class TuneTrial:
 
     def _tell(self, epoch: int, payload: dict[str, Any]) -> None:
         self._send(payload)
-        verdict: list[Verdict] = ["continue"]
+        verdict: list[Any] = ["continue"]
         if self.rank == 0:
             verdict[0] = ray.get(self._setup.decisions.answer.remote(self._task.trial, epoch))
         if self.world_size > 1:
@@ -162,8 +162,8 @@ def _run(setup: TrialSetup, task: TrialTask) -> dict[str, str]:
         from trainables.worker_group import run_worker_group
 
         return run_worker_group(setup, task)
-    trainer = TorchTrainer(
-        train_loop_per_worker=lambda: train(setup, task, TuneTrial(setup, task, send=tune.report)),
+    trainer: Any = TorchTrainer(  # Any: Ray's types are those of Train V1, whose loops return nothing
+        train_loop_per_worker=lambda: train(setup, task, TuneTrial(setup, task, send=tune.report)),  # type: ignore[arg-type]
         scaling_config=ScalingConfig(num_workers=0),  # Ray Train's local mode: in this process
     )
     outcome: dict[str, str] = trainer.fit().return_value

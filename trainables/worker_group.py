@@ -17,8 +17,8 @@ from trainables.tune_trial import TrialSetup, TrialTask, TuneTrial, train
 
 def run_worker_group(setup: TrialSetup, task: TrialTask) -> dict[str, str]:
     """Train one trial on `setup.workers` processes; the calling process only waits and forwards reports."""
-    trainer = TorchTrainer(
-        train_loop_per_worker=_train_rank,
+    trainer: Any = TorchTrainer(  # Any: Ray's types are those of Train V1, whose loops return nothing
+        train_loop_per_worker=_train_rank,  # type: ignore[arg-type]
         train_loop_config={"setup": setup, "task": task},
         scaling_config=ScalingConfig(
             num_workers=setup.workers,
@@ -29,7 +29,7 @@ def run_worker_group(setup: TrialSetup, task: TrialTask) -> dict[str, str]:
             # The attempt's own name: Ray Train silently resumes a run whose name it has seen.
             name=f"{task.trial}-from-epoch-{task.epochs_reported}",
             storage_path=str(Path(setup.folder).absolute() / ".train"),
-            callbacks=[TuneReportCallback()],
+            callbacks=[TuneReportCallback()],  # type: ignore[list-item]
             failure_config=FailureConfig(max_failures=0),
         ),
     )

@@ -218,7 +218,7 @@ def test_multitask_labels_say_who_and_what() -> None:
     np.testing.assert_array_equal(block.labels["age"][:, 0], block.meta["age"])
     np.testing.assert_array_equal(block.labels["gender"][:, 0], block.meta["sex"])
     assert 0.1 < block.labels["flag"].mean() < 0.4
-    assert 450 < block.labels["rr_interval"].min() < 1000 < block.labels["rr_interval"].max() < 2000
+    assert 350 < block.labels["rr_interval"].min() < 1000 < block.labels["rr_interval"].max() < 2000
     assert POTASSIUM_MMOL == (3.5, 5.2)
 
 

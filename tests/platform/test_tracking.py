@@ -6,7 +6,6 @@ import json
 import socket
 import sqlite3
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from platform import tracking
 from platform.journal import Event
@@ -37,13 +36,13 @@ def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def folder(tmp_path: Path, empty_database: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def folder(tmp_path: Path, empty_database: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A sweep's folder in a project of its own, with MLflow's database and an empty journal."""
     (tmp_path / "mlflow.db").write_bytes(empty_database.read_bytes())
     monkeypatch.chdir(tmp_path)  # MLflow makes ./mlruns
     sweep = tmp_path / "runs" / "quick"
     write_journal(sweep, [])
-    yield sweep
+    return sweep
 
 
 def target(folder: Path, **changes: object) -> Target:
@@ -281,7 +280,7 @@ def test_the_tracker_follows_a_growing_journal_and_close_sends_the_rest(folder: 
     assert len(runs(folder)) == N_TRIALS + 1
 
 
-def test_a_dead_server_blocks_neither_the_sweep_nor_its_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_dead_server_blocks_neither_the_sweep_nor_its_end(tmp_path: Path) -> None:
     with socket.socket() as listener:  # accepts connections and never answers
         listener.bind(("127.0.0.1", 0))
         listener.listen()

@@ -47,7 +47,7 @@ def test_windows_of_the_benchmark_are_seven() -> None:
 
 @pytest.mark.parametrize("pooling", ["max", "mean"])
 def test_windows_are_pooled_in_probabilities(pooling: Any) -> None:
-    reduce = {"max": np.max, "mean": np.mean}[pooling]
+    reduce: Any = {"max": np.max, "mean": np.mean}[pooling]
     pooled = pool_windows(torch.from_numpy(LOGITS), "multilabel", pooling).numpy()
     assert np.allclose(expit(pooled), reduce(expit(LOGITS), axis=0), atol=1e-6)
     pooled = pool_windows(torch.from_numpy(LOGITS), "multiclass", pooling).numpy()

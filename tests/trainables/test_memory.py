@@ -8,7 +8,10 @@ import numpy as np
 import pytest
 import torch
 
+from tests.trainables.tiny_dataset import tiny_dataset
 from trainables.memory import SAMPLE_EVERY_S, PeakMemory
+from trainables.plain_trial import PlainTrial
+from trainables.supervised import SupervisedConfig, train
 
 MIB = 2**20
 CPU = torch.device("cpu")
@@ -43,3 +46,15 @@ def test_the_meter_ends_with_its_trial() -> None:
     with pytest.raises(RuntimeError, match="boom"), meter:
         raise RuntimeError("boom")
     assert not meter._sampler.is_alive()
+
+
+def test_trainings_one_after_another_measure_the_same() -> None:
+    dataset = tiny_dataset(n_train=64, n_val=16, n_timesteps=512)
+    config = SupervisedConfig(model="xresnet1d18", epochs=1, batch_size=64)
+    peaks = []
+    for _ in range(3):
+        trial = PlainTrial(seed=1)
+        train(config, dataset, trial)
+        peaks.append(trial.reports[1]["peak_memory_bytes"])
+    assert peaks[2] == pytest.approx(peaks[1], rel=0.25)
+    assert peaks[1] > 4 * 3 * 364_000  # weights and Adam's two averages

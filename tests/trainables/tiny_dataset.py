@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -76,10 +77,10 @@ def _split(task: Task, n: int, seed: int, n_timesteps: int) -> TinySplit:
     wave_NT = np.sin(2 * np.pi * frequency_hz[:, None] * time_s + phase_N[:, None]) * (1 + tall_N[:, None])
     ecg_NLT = rng.normal(0, 0.3, size=(n, N_LEADS, n_timesteps))
     ecg_NLT[:, 0] += wave_NT
-    columns = {
+    columns: dict[Task, list[NDArray[Any]]] = {
         "binary": [speed_N],
         "multiclass": [speed_N],
         "multilabel": [speed_N, tall_N],
         "regression": [500 + 40 * frequency_hz],
-    }[task]
-    return TinySplit(ecg_NLT.astype(np.float32), np.stack(columns, axis=1).astype(np.float32))
+    }
+    return TinySplit(ecg_NLT.astype(np.float32), np.stack(columns[task], axis=1).astype(np.float32))

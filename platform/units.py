@@ -1,0 +1,22 @@
+"""Durations and sizes as people read them."""
+
+from __future__ import annotations
+
+
+def format_duration(duration_s: float) -> str:
+    """Return a duration to read: `8 s`, `3 min 05 s`, `2 h 07 min`."""
+    seconds = round(duration_s)
+    if seconds < 60:
+        return f"{seconds} s"
+    if seconds < 3600:
+        return f"{seconds // 60} min {seconds % 60:02d} s"
+    return f"{seconds // 3600} h {seconds % 3600 // 60:02d} min"
+
+
+def format_bytes(size_bytes: float) -> str:
+    """Return a size to read, in decimal units: `12.3 MB`."""
+    for unit in ("B", "kB", "MB"):
+        if size_bytes < 1000:
+            return f"{size_bytes:.0f} {unit}" if unit == "B" else f"{size_bytes:.1f} {unit}"
+        size_bytes /= 1000
+    return f"{size_bytes:.1f} GB"
