@@ -6,7 +6,8 @@ is the closed-form sum of its Gaussians in time, and every wave is a dipole in s
 z back). Leads are projections of the dipole by the matrix of Dower et al. (1980), which gives I, II and
 V1-V6; the others follow from Einthoven's and Goldberger's laws.
 
-Legend: N records, F of them fibrillating, B beats, W waves, E beats that show a wave, L leads, T timesteps, 3 the dipole's x, y, z. Voltages in mV, times in seconds.
+Legend: N records, F of them fibrillating, B beats, W waves, E beats that show a wave, L leads, T timesteps,
+3 the dipole's x, y, z. Voltages in mV, times in seconds.
 """
 
 from __future__ import annotations

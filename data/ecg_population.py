@@ -202,7 +202,7 @@ def _with_rhythms(draw: PatientDraw, healthy: Physiology, *, af: float, pvc: flo
 
 
 def _with_fibrillation(draw: PatientDraw, healthy: Physiology, fibrillating: NDArray[np.bool_]) -> Physiology:
-    """Fibrillate some records, irregular and coarse in degrees; give the others degrees of irregularity, and small P."""
+    """Fibrillate some records, irregular and coarse by degrees; give the others irregular RR and small P by degrees."""
     return replace(
         healthy,
         fibrillating=fibrillating,
@@ -338,9 +338,9 @@ def _draw_multitask(draw: PatientDraw, people: People, duration_s: float) -> Cas
     physiology, underlying_bpm = _with_rhythms(draw, healthy, af=0.14, pvc=0.16)
     physiology = replace(
         physiology,
-        p_gain=0.6 * healthy.p_gain,  # PR and premature P are among the findings
+        p_gain=0.45 * healthy.p_gain,  # PR and premature P are among the findings
         pr_s=physiology.pr_s + np.where(draw.normal(0.9) > 1.1, 0.055, 0.0),
-        fusion=draw.between(0.05, 0.55, 0.3),
+        fusion=draw.between(0.04, 0.40, 0.3),
     )
     potassium_N = 4.35 + 0.75 * draw.normal(0.5)
     physiology = _with_potassium(physiology, potassium_N)
@@ -359,7 +359,7 @@ def _draw_multitask(draw: PatientDraw, people: People, duration_s: float) -> Cas
 
 
 def _with_potassium(physiology: Physiology, potassium_N: Floats) -> Physiology:
-    """Change the waves with blood potassium: high, a tall narrow T, small P, wide QRS; low, a flat T, long QT, low ST."""
+    """Change waves with blood potassium: high, tall narrow T, small P, wide QRS; low, flat T, long QT, low ST."""
     high_N = np.maximum(potassium_N - 4.6, 0.0)
     low_N = np.maximum(4.1 - potassium_N, 0.0)
     return replace(
@@ -376,7 +376,7 @@ def _with_potassium(physiology: Physiology, potassium_N: Floats) -> Physiology:
 def _report_index(
     physiology: Physiology, beats: Beats, underlying_bpm: Floats, duration_s: float
 ) -> NDArray[np.float32]:
-    """Return each record's index in `REPORTS`: its rhythm; where that is sinus, a premature beat or a PR over 200 ms."""
+    """Return each record's index in `REPORTS`: its rhythm; if that is sinus, a premature beat or a PR over 200 ms."""
     rhythm_N = _rhythm_index(physiology, beats, underlying_bpm, duration_s)
     sinus_N = rhythm_N == RHYTHMS.index("sinus")
     findings = [sinus_N & _has_beat(beats, ATRIAL_BEAT, duration_s), sinus_N & (physiology.pr_s > 0.200)]

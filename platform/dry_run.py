@@ -94,9 +94,8 @@ def _data_lines(spec: Spec) -> Iterator[str]:
     description = describe(spec.data)
     signal, label_set = description.signal, description.label_set
     n_leads = len(signal.lead_names)
-    yield (
-        f"{n_leads} lead{'' if n_leads == 1 else 's'} x {signal.n_timesteps:,} timesteps at {signal.fs_hz:g} Hz, after preprocessing"
-    )
+    leads = f"{n_leads} lead{'' if n_leads == 1 else 's'}"
+    yield f"{leads} x {signal.n_timesteps:,} timesteps at {signal.fs_hz:g} Hz, after preprocessing"
     yield f"label set {label_set.name} ({label_set.task}): {', '.join(label_set.names)}"
     if description.manifest is None:
         assert spec.data.synthetic is not None

@@ -193,7 +193,7 @@ def roc_curves(labels_NK: NDArray[Any], probabilities_NK: NDArray[Any], names: S
     )
     for index, label in enumerate(labels_with_roc(labels_NK)):
         _add_roc(figure, labels_NK[:, label], probabilities_NK[:, label], names[label], index)
-    figure = _styled(figure, "1 − specificity", "sensitivity", height=460)
+    figure = _styled(figure, "1 - specificity", "sensitivity", height=460)
     figure.update_xaxes(range=[-0.01, 1.01], constrain="domain")
     figure.update_yaxes(range=[-0.01, 1.01], scaleanchor="x", scaleratio=1)
     return figure.update_layout(legend={"orientation": "v", "x": 1.02, "y": 0, "yanchor": "bottom", "xanchor": "left"})

@@ -141,6 +141,17 @@ class TrialRecord:
         """The time that its attempts took together; None while it has not ended."""
         return None if self.ended_s is None else sum(last - start for start, last in self.spans)
 
+    def take_report(self, epoch: int, metrics: dict[str, float], time_s: float) -> None:
+        """Add a report; one of an epoch that was reported before comes from a trial that lost its checkpoint.
+
+        What such a trial reported from there on is void: the weights that it speaks of are gone.
+        """
+        for void in [known for known in self.reports if known >= epoch]:
+            del self.reports[void], self.report_times_s[void]
+        self.reports[epoch] = metrics
+        self.report_times_s[epoch] = time_s
+        self.heard(time_s)
+
     def heard(self, time_s: float) -> None:
         """Stretch the current attempt up to an event of the trial."""
         if self.spans:
@@ -158,7 +169,7 @@ class SweepRecord:
     closed: list[Event] = field(default_factory=list)
     sessions: list[tuple[float, float]] = field(default_factory=list)  # (opened, last event) of each process
 
-    epochs: int = 0  # trained in all trials together
+    epochs: int = 0  # trained in all trials together, those trained twice included
 
     def elapsed_s(self, now_s: float) -> float:
         """Return the time that processes have spent on the sweep, if the last of them still runs at `now_s`."""
@@ -193,11 +204,8 @@ class SweepRecord:
             trial.started_s = trial.started_s or event.time_s
             trial.spans.append((event.time_s, event.time_s))
         elif event.kind == "reported":
-            trial = self.trials[event.trial]
-            self.epochs += body["epoch"] not in trial.reports
-            trial.reports[body["epoch"]] = body["metrics"]
-            trial.report_times_s[body["epoch"]] = event.time_s
-            trial.heard(event.time_s)
+            self.epochs += 1
+            self.trials[event.trial].take_report(body["epoch"], body["metrics"], event.time_s)
         elif event.kind == "ended":
             trial = self.trials[event.trial]
             trial.state, trial.ended_s = body["state"], event.time_s

@@ -23,6 +23,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_SOURCE_NAME
 ROOT = Path(__file__).resolve().parents[1]
 SQLITE = "sqlite:///"
 ARTIFACTS = ("spec.yaml", "leaderboard.csv", "report.html", "best")  # of the sweep's folder, where they are there
+EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}  # the page for training, not for agents
 PARENT = ""  # the parent's key beside the trials' ids, as in the journal
 
 # Limits of MLflow 3.17 (mlflow/utils/validation.py).
@@ -122,7 +123,8 @@ class Mirror:
         found = self._client.get_experiment_by_name(self._target.experiment)
         if found is not None:
             return str(found.experiment_id)
-        return str(self._client.create_experiment(self._target.experiment, self._target.artifact_location))
+        name, location = self._target.experiment, self._target.artifact_location
+        return str(self._client.create_experiment(name, location, EXPERIMENT_TAGS))
 
     def _existing_runs(self) -> Iterator[Run]:
         rules = [f"tags.{key} = '{value}'" for key, value in self._identity.items()]
@@ -214,10 +216,10 @@ class Mirror:
     def _send_tests(self, record: SweepRecord, tested: Sequence[Event]) -> None:
         for event in tested:
             look = record.tested.index(event) + 1
-            self._log(PARENT, _metrics({**_numbers(event), "test_looks": look}, event.time_s, look))
+            self._log(PARENT, _metrics({**_test_numbers(event), "test_looks": look}, event.time_s, look))
 
     def _close(self, record: SweepRecord, closed: Event) -> None:
-        numbers = {**_counts(record), **_numbers(closed)}
+        numbers = {**_counts(record), **closed.body.get("metrics", {})}
         self._log(PARENT, _metrics(numbers, closed.time_s, len(record.closed)))
         self._send_files()
         if closed.body["reason"] != "interrupted":
@@ -240,7 +242,7 @@ class Mirror:
 def _by_trial(events: Iterable[Event]) -> dict[str, list[Event]]:
     groups: dict[str, list[Event]] = {}
     for event in events:
-        if event.trial:
+        if event.trial and event.kind != "tested":  # a look at test belongs to the sweep
             groups.setdefault(event.trial, []).append(event)
     return groups
 
@@ -278,11 +280,11 @@ def _counts(record: SweepRecord) -> dict[str, float]:
     return {**counts, "trials/infeasible": len(record.infeasible), "epochs": record.epochs}
 
 
-def _numbers(event: Event) -> dict[str, float]:
-    """Return the numbers of a `tested` or `closed` event: `metrics`, and `intervals` as `<name>/low` and `/high`."""
-    numbers = dict(event.body.get("metrics", {}))
+def _test_numbers(event: Event) -> dict[str, float]:
+    """Return the metrics of a look at test as `test/<name>`, their intervals as `test/<name>/low` and `/high`."""
+    numbers = {f"test/{name}": value for name, value in event.body.get("metrics", {}).items()}
     for name, (low, high) in event.body.get("intervals", {}).items():
-        numbers |= {f"{name}/low": low, f"{name}/high": high}
+        numbers |= {f"test/{name}/low": low, f"test/{name}/high": high}
     return numbers
 
 

@@ -33,12 +33,15 @@ searched. `python -m platform.sweep SPEC.yaml` runs it, `--dry-run` shows what i
 any key; the value is YAML. An unknown key, a value outside its range and a parameter that the method does not have are
 refused before anything starts. *required* keys have no default.
 """
-_PARAMS: Final = """A parameter has a value, or a verb in whose range the search chooses. Parameters may be nested; a dotted key is the same
+_PARAMS: Final = """
+A parameter has a value, or a verb in whose range the search chooses. Parameters may be nested; a dotted key is the same
 as a nested one. Without any verb, the spec is one plain training run. A verb may have a condition,
 `{choice: [16, 32], when: {model: cnn}}` or `when: {model: [cnn, inception1d]}`: the parameter then exists only where
-the other one has that value (or one of those), and every condition holds."""
+the other one has that value (or one of those), and every condition holds.
+"""
 _VERBS: Final = "Ranges include both ends, in every verb."
-_SAMPLERS: Final = """Optuna falls back to random draws without a word where a sampler cannot do what is asked; here that is refused.
+_SAMPLERS: Final = """
+Optuna falls back to random draws without a word where a sampler cannot do what is asked; here that is refused.
 *stopped*: learns from trials that the scheduler stopped, and so may stand beside a scheduler. *constraints*: learned;
 reported: learned, but only bounds on what training shows, not on `parameters` and `onnx_bytes`; filtered: proposals and
 results are judged by them, and the sampler learns from nothing; refused."""
@@ -233,7 +236,7 @@ def _method_rule(name: str, config: type[BaseModel], definitions: dict[str, Any]
 
 
 def _value_or_verb(value: dict[str, Any], verbs: list[dict[str, str]]) -> dict[str, Any]:
-    kept = {key: value[key] for key in ("title", "description", "default") if key in value}
+    kept: dict[str, Any] = {key: value[key] for key in ("title", "description", "default") if key in value}
     rest = {key: item for key, item in value.items() if key not in kept}
     return {**kept, "anyOf": [rest, *verbs]}
 

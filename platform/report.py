@@ -28,7 +28,6 @@ from plotly.offline import get_plotlyjs
 
 TEMPLATE = Path(__file__).with_name("report.html.jinja")
 MIN_TRIALS_FOR_IMPORTANCE = 10
-MAX_CARDS = 6
 PLOTLY_CONFIG = {"displaylogo": False, "responsive": True, "modeBarButtons": [["toImage"]]}
 
 
@@ -40,7 +39,7 @@ class TestResult:
         labels_NK: 0 or 1 for each record and label (one-hot for a multiclass task); true values for a regression.
         probabilities_NK: predicted probabilities, or predicted values for a regression.
         label_names: K names.
-        metrics: `test/auroc` and the like, in the order to show; the first has a card.
+        metrics: `auroc` and the like, without the split, in the order to show.
         intervals: metric -> (low, high).
     """
 
@@ -197,7 +196,7 @@ def _cards(content: ReportInput, best: TrialRecord | None) -> list[Card]:
     epochs = f"of at most {content.most_epochs:,}: {saved:.0%} saved"
     cards = [_best_card(best, metric, mode)]
     if content.test is not None:
-        cards += [_test_card(content.test, name) for name in list(content.test.metrics)[:2]]
+        cards += [_test_card(content.test, name) for name in _headline(content.test, metric)]
     return [*cards, Card("trials", str(len(states)), counts), Card("epochs trained", f"{record.epochs:,}", epochs)]
 
 
@@ -209,10 +208,16 @@ def _best_card(best: TrialRecord | None, metric: str, mode: Mode) -> Card:
     return Card(f"best {metric}", f"{best.reports[epoch][metric]:.4f}", f"{best.trial}, epoch {epoch}, {best.state}")
 
 
+def _headline(test: TestResult, metric: str) -> list[str]:
+    """Return the two test metrics to show large: the objective's own, then those with an interval."""
+    own = metric.rpartition("/")[2]
+    return sorted(test.metrics, key=lambda name: (name != own, name not in test.intervals))[:2]
+
+
 def _test_card(test: TestResult, name: str) -> Card:
     low_high = test.intervals.get(name)
     detail = f"{low_high[0]:.4f} to {low_high[1]:.4f}" if low_high else "without an interval"
-    return Card(name, f"{test.metrics[name]:.4f}", detail)
+    return Card(f"test/{name}", f"{test.metrics[name]:.4f}", detail)
 
 
 # ---------------------------------------------------------------------- pictures
@@ -319,7 +324,7 @@ def _test_rows(test: TestResult | None) -> list[tuple[str, str, str]]:
     rows = []
     for name, value in test.metrics.items():
         interval = test.intervals.get(name)
-        rows.append((name, f"{value:.4f}", f"{interval[0]:.4f} to {interval[1]:.4f}" if interval else ""))
+        rows.append((f"test/{name}", f"{value:.4f}", f"{interval[0]:.4f} to {interval[1]:.4f}" if interval else ""))
     return rows
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -20,10 +21,10 @@ def rungs(grace_period: int, max_epochs: int, reduction_factor: float) -> tuple[
     """Return the epochs at which ASHA compares trials, as Ray computes them.
 
     Ray counts rungs by a float logarithm cut to an integer, so that 1 to 243 by 3 gives 1, 3, 9, 27, 81.
-    At `max_epochs` itself every trial ends.
+    At `max_epochs` itself every trial ends. A rung between two epochs, as 2.5 makes them, acts at the later one.
     """
     n_rungs = int(np.log(max_epochs / grace_period) / np.log(reduction_factor) + 1)
-    return tuple(int(grace_period * reduction_factor**k) for k in range(n_rungs))
+    return tuple(math.ceil(grace_period * reduction_factor**k) for k in range(n_rungs))
 
 
 def build_rule(spec: Spec) -> TrialScheduler:
@@ -60,6 +61,8 @@ class Rule:
     def __init__(self, scheduler: TrialScheduler, max_epochs: int, seed: int) -> None:
         self._scheduler, self._max_epochs, self._seed = scheduler, max_epochs, seed
         self._known: set[str] = set()
+        self.stopped: set[str] = set()
+        """The trials that the rule would stop at their last report."""
 
     def judge(self, trial: str, epoch: int, metrics: dict[str, float]) -> bool:
         """Take a report into account, and return whether the rule would stop the trial."""
@@ -67,7 +70,9 @@ class Rule:
         if trial not in self._known:
             self._add(key)
         verdict = self._scheduler.on_trial_result(_NO_CONTROLLER, key, {"epoch": epoch, **metrics})
-        return bool(verdict == TrialScheduler.STOP) and epoch < self._max_epochs
+        stops = bool(verdict == TrialScheduler.STOP) and epoch < self._max_epochs
+        (self.stopped.add if stops else self.stopped.discard)(trial)
+        return stops
 
     def _add(self, key: Any) -> None:
         """Let ASHA draw the trial's bracket, from a seed of its own: a resume draws the same again."""
@@ -80,7 +85,7 @@ class Rule:
     def rung_scores(self) -> list[dict[int, dict[str, float]]]:
         """Return ASHA's brackets: rung (epochs) -> trial -> score (higher is better). Empty for other rules."""
         brackets = getattr(self._scheduler, "_brackets", [])
-        return [{int(epochs): dict(scores) for epochs, scores in bracket._rungs} for bracket in brackets]
+        return [{math.ceil(epochs): dict(scores) for epochs, scores in bracket._rungs} for bracket in brackets]
 
 
 class _NoController:

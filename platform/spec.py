@@ -140,6 +140,13 @@ class Objective(_Section):
     mode: Mode = Field(description="whether more is better")
 
 
+_IDLE_OPTIONS: Final[Mapping[SchedulerName, tuple[str, ...]]] = {
+    "asha": (),
+    "median": ("reduction_factor", "brackets"),
+    "none": ("grace_period", "reduction_factor", "brackets"),
+}
+
+
 def _metric_shape(value: Any) -> str:
     return "several" if isinstance(value, list | tuple) else "one"
 
@@ -172,7 +179,7 @@ class SearchSpec(_Section):
     brackets: int = Field(1, ge=1, le=10, description="asha: ladders of rungs; each starts one rung later")
     n_startup_trials: Annotated[int, Field(ge=1)] | None = Field(
         None,
-        description="tpe, gp, cmaes: random draws before the model; default: 10 (cmaes: 1), at most a third of the trials",
+        description="tpe, gp, cmaes: random draws before the model; default: 10 (cmaes: 1), at most a third of trials",
         json_schema_extra=_unit("trials"),
     )
     population_size: Annotated[int, Field(ge=2)] | None = Field(
@@ -208,9 +215,7 @@ class SearchSpec(_Section):
 
     @model_validator(mode="after")
     def _check_scheduler(self) -> Self:
-        options = ("reduction_factor", "brackets") if self.scheduler == "median" else ()
-        options = ("grace_period", "reduction_factor", "brackets") if self.scheduler == "none" else options
-        for option in options:
+        for option in _IDLE_OPTIONS[self.scheduler]:
             if option in self.model_fields_set:
                 takers = "asha and median" if option == "grace_period" else "asha"
                 raise broken_rule(
@@ -453,7 +458,7 @@ class Spec(_Section):
 def _is_written(section: BaseModel, key: str, value: Any) -> bool:
     """Leave out what is not set, and what the rest of the section makes meaningless."""
     if isinstance(section, SearchSpec):
-        if key in ("reduction_factor", "brackets") and section.scheduler != "asha":
+        if key in _IDLE_OPTIONS[section.scheduler]:
             return False
         if key == "try_first" and not value:
             return False
@@ -540,7 +545,7 @@ def _check_type(taken: Any, value: Any) -> None:
 
 def _param_fault(error: ValidationError, path: tuple[str, ...], value: Any) -> Exception:
     details = faults(error, _Section, {})[0]
-    rule = details.rule if isinstance(value, str | int | float | bool | None) else f"{details.rule} in {value!r}"
+    rule = details.rule if repr(value) in details.rule else f"{details.rule} in {value!r}"
     return broken_rule(path, rule, details.suggestion)
 
 
@@ -560,12 +565,13 @@ def _adapter(method: str, path: Sequence[str]) -> TypeAdapter[Any] | None:
             return _field_adapter(field)
         inner = list(models_in(field.annotation))
         if not inner:
-            return _inside_value(field, path, depth)
+            _check_mapping(field, path, depth)
+            return None
         model = inner[0]
     raise AssertionError("a path has at least one part")
 
 
-def _inside_value(field: FieldInfo, path: Sequence[str], depth: int) -> None:
+def _check_mapping(field: FieldInfo, path: Sequence[str], depth: int) -> None:
     if "dict" in str(field.annotation) or "Mapping" in str(field.annotation):
         return
     rule = f"{path[depth - 1]} is one value or one verb ({', '.join(VERBS)}); got key {path[depth]!r}"

@@ -73,7 +73,8 @@ def _fault(details: ErrorDetails, model: type[BaseModel], values: Any) -> Fault:
 def _rule(message: str) -> str:
     message = message.removeprefix("Value error, ").removeprefix("Assertion failed, ")
     message = re.sub(r"^[A-Z]\w* should ", "must ", message)
-    return re.sub(r"must be a valid dictionary or instance of \w+", "must be a mapping of keys", message)
+    message = re.sub(r"must be a valid dictionary( or instance of \w+)?$", "must be a mapping of keys", message)
+    return message.replace("must be a valid tuple", "must be a list").replace("a valid string", "text")
 
 
 def _shown(value: Any) -> str:
@@ -90,14 +91,18 @@ def _document_path(location: Sequence[str | int], values: Any, takes_last: bool)
     path: list[str | int] = []
     node = values
     for index, part in enumerate(location):
-        if (isinstance(node, Mapping) and part in node) or (
-            isinstance(node, Sequence) and not isinstance(node, str) and isinstance(part, int) and part < len(node)
-        ):
+        if _has(node, part):
             node = node[part]
         elif not (takes_last and index == len(location) - 1):
             continue
         path.append(part)
     return tuple(path)
+
+
+def _has(node: Any, part: str | int) -> bool:
+    if isinstance(node, Mapping):
+        return part in node
+    return isinstance(node, list | tuple) and isinstance(part, int) and part < len(node)
 
 
 def _models_at(model: type[BaseModel], path: KeyPath) -> list[type[BaseModel]]:

@@ -31,11 +31,10 @@ class SpecFile:
 
     def place(self, path: KeyPath) -> str:
         """Return where a key stands, or the section that lacks it: `FILE:LINE`, or `--set KEY`."""
-        if path in self.places:
-            return self.places[path]
         below = [place for known, place in self.places.items() if path and known[: len(path)] == path]
         if below:
-            return below[0]
+            # What an override changed below the key is the likelier culprit than the file.
+            return next((place for place in below if place.startswith("--set")), below[0])
         return self.place(path[:-1]) if path else self.name
 
     def error(self, path: KeyPath, rule: str, suggestion: str | None = None) -> SpecError:

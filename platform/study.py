@@ -39,6 +39,7 @@ class Study:
         static_quantities: flat configuration -> what is known of a trial before training.
         post: tells a trial the verdict on its report.
         observers: called with every event after it is in the journal.
+        shortage: says what the disk lacks for one more trial, in one line; empty where there is room.
     """
 
     def __init__(
@@ -51,15 +52,17 @@ class Study:
         static_quantities: Callable[[Mapping[str, Any]], dict[str, float]],
         post: Callable[[str, int, Verdict], None],
         observers: Sequence[Callable[[Event], None]] = (),
+        shortage: Callable[[], str] = str,
     ) -> None:
         self.spec, self.record = spec, record
         self._journal, self.optuna_study, self._rule = journal, optuna_study, rule
         self._static_quantities, self._post, self._observers = static_quantities, post, observers
+        self._shortage = shortage
         self._objectives = [(objective.metric, objective.mode) for objective in spec.search.objectives]
         self._points = list(spec.space.grid() if spec.search.sampler == "grid" else spec.search.try_first)
         self._handles = {trial.trial: self._handle(trial.number) for trial in self._unfinished()}
         self._to_resume = self._unfinished()
-        self._last_heard_s: dict[str, float] = {}
+        self._running: dict[str, float | None] = {}  # trial -> since when its first report is awaited
         self._interrupted = False
         self.failure = ""  # why no further proposal is possible, where that is an error
 
@@ -69,33 +72,51 @@ class Study:
         """Return the next trial's task, interrupted trials first, or None when the sweep proposes no more."""
         if self._interrupted:
             return None
-        if self._to_resume:
-            return self._task(self._to_resume.pop(0))
-        for _ in range(MAX_INFEASIBLE_IN_A_ROW):
-            if self._is_spent():
-                return None
+        resumed = self._next_interrupted()
+        if resumed is not None:
+            return self._task(resumed)
+        n_infeasible = 0
+        while not self.failure and not self._is_spent():
             trial = self._propose_once()
             if trial is not None and trial.state != "FAILED":
                 return self._task(trial)
-        self.failure = (
-            f"{MAX_INFEASIBLE_IN_A_ROW} proposals in a row break the constraints {self.spec.constraint_texts}; "
-            "widen the space or loosen the bounds"
-        )
+            n_infeasible = n_infeasible + 1 if trial is None else 0
+            if n_infeasible == MAX_INFEASIBLE_IN_A_ROW:
+                self.failure = (
+                    f"{n_infeasible} proposals in a row break the constraints {self.spec.constraint_texts}; "
+                    "widen the space or loosen the bounds"
+                )
+        return None
+
+    def _next_interrupted(self) -> TrialRecord | None:
+        """Return the next trial that an earlier process left unfinished and that is to go on."""
+        while self._to_resume:
+            trial = self._to_resume.pop(0)
+            if not trial.reports or self._verdict(trial) == "continue":
+                return trial
+            # Its last report was judged, but the process ended before the trial heard the verdict.
+            self._end(trial.trial, "STOPPED")
         return None
 
     def _is_spent(self) -> bool:
         """Whether the budget allows no further trial."""
         grid_done = self.spec.search.sampler == "grid" and self.record.n_proposals >= len(self._points)
-        return grid_done or len(self.record.trials) >= self.spec.budget.trials or bool(self.spent_budget())
+        if grid_done or len(self.record.trials) >= self.spec.budget.trials or self._is_over(one_more=True):
+            return True
+        self.failure = self._shortage()
+        return bool(self.failure)
 
-    def spent_budget(self) -> str:
-        """Return which budget that ends running trials is spent, or an empty string."""
+    def _is_over(self, one_more: bool = False) -> bool:
+        """Whether a budget that ends running trials too is spent.
+
+        Every trial under way will train an epoch before it can be stopped, so those epochs count already: the
+        trials together never train more than `total_epochs`.
+        """
         budget = self.spec.budget
-        if budget.total_epochs is not None and self.record.epochs >= budget.total_epochs:
-            return f"budget.total_epochs: {budget.total_epochs}"
-        if budget.wall_time_s is not None and self.record.elapsed_s(time.time()) >= budget.wall_time_s:
-            return f"budget.wall_time_s: {budget.wall_time_s:g}"
-        return ""
+        under_way = len(self._handles) - len(self._to_resume) + one_more
+        if budget.total_epochs is not None and self.record.epochs + under_way > budget.total_epochs:
+            return True
+        return budget.wall_time_s is not None and self.record.elapsed_s(time.time()) >= budget.wall_time_s
 
     def _propose_once(self) -> TrialRecord | None:
         """Ask the sampler once; return the new trial, or None if the proposal is infeasible."""
@@ -127,7 +148,7 @@ class Study:
         handle.set_user_attr("trial", trial)
         self._handles[trial] = handle
         if error:
-            self._end(trial, "FAILED", error=error)
+            self._end(trial, "FAILED", error)
         return self.record.trials[trial]
 
     def _system_attrs(self, handle: Trial) -> dict[str, Any]:
@@ -146,11 +167,13 @@ class Study:
 
     def on_start(self, trial: str) -> None:
         """Tune has a process for the trial."""
-        self._last_heard_s[trial] = time.monotonic()
+        self._running[trial] = time.monotonic()
         self._write("started", trial, attempt=self.record.trials[trial].attempts + 1)
 
     def on_message(self, trial: str, message: Mapping[str, Any]) -> None:
         """Take what the trial sent: a report after an epoch, or how it ended."""
+        if trial not in self._handles:
+            return  # it was on its way while the trial was ended as overdue
         if "outcome" in message:
             self._on_outcome(trial, message["outcome"], message["error"])
         elif "epoch" in message:
@@ -159,43 +182,50 @@ class Study:
             self._on_report(trial, int(message["epoch"]), metrics)
 
     def _on_report(self, trial: str, epoch: int, metrics: dict[str, float]) -> None:
-        self._last_heard_s[trial] = time.monotonic()
+        self._running[trial] = None
         self._write("reported", trial, epoch=epoch, metrics=metrics)
         if len(self._objectives) == 1:
-            self._handles[trial].report(metrics[self._objectives[0][0]], epoch)
-        self._post(trial, epoch, self._judge(trial, epoch, metrics))
+            # Not `Trial.report`: it refuses a second report of an epoch, which a trial that lost its checkpoint sends.
+            handle, value = self._handles[trial], metrics[self._objectives[0][0]]
+            handle.storage.set_trial_intermediate_value(handle._trial_id, epoch, value)
+        self._rule.judge(trial, epoch, metrics)
+        self._post(trial, epoch, self._verdict(self.record.trials[trial]))
 
-    def _judge(self, trial: str, epoch: int, metrics: dict[str, float]) -> Verdict:
-        stopped = self._rule.judge(trial, epoch, metrics)
+    def _verdict(self, trial: TrialRecord) -> Verdict:
+        """Return the answer to a trial's last report."""
+        if trial.epochs >= trial.params["epochs"]:
+            return "continue"  # the last epoch ends a trial as COMPLETED
+        if trial.trial in self._rule.stopped:
+            return "stop"
         if self._interrupted:
             return "interrupt"
-        return "stop" if stopped or self.spent_budget() else "continue"
+        return "stop" if self._is_over() else "continue"
 
     def _on_outcome(self, trial: str, outcome: str, error: str) -> None:
         if outcome != "INTERRUPTED":  # an interrupted trial has not ended: a resume goes on with it
             self._end(trial, outcome, error)
-        self._last_heard_s.pop(trial, None)
+        self._running.pop(trial, None)
 
     def on_gone(self, trial: str, error: str | None) -> None:
         """Tune has no process for the trial any more; where the trial did not say how it ended, it failed."""
-        heard = self._last_heard_s.pop(trial, None)
-        if self.record.trials[trial].state in ("PROPOSED", "RUNNING") and not self._interrupted and heard is not None:
+        self._running.pop(trial, None)
+        if trial in self._handles and not self._interrupted:
             self._end(trial, "FAILED", error or "the trial's process ended without an outcome")
 
     def is_overdue(self, trial: str) -> bool:
         """Whether a running trial has not sent its first report in time; if so it has ended as FAILED."""
         limit_s = self.spec.resources.first_report_timeout_s
-        record = self.record.trials[trial]
-        if trial not in self._last_heard_s or record.epochs or time.monotonic() - self._last_heard_s[trial] < limit_s:
+        since_s = self._running.get(trial)
+        if since_s is None or time.monotonic() - since_s < limit_s:
             return False
         self._end(trial, "FAILED", f"no report within resources.first_report_timeout_s = {limit_s:g} s")
-        self._last_heard_s.pop(trial)
+        self._running.pop(trial)
         return True
 
     @property
     def running(self) -> list[str]:
         """The trials that have a process now."""
-        return list(self._last_heard_s)
+        return list(self._running)
 
     def interrupt(self) -> None:
         """Propose nothing more, and let every running trial end at its next report, to be resumed later."""
@@ -207,17 +237,27 @@ class Study:
 
     # ------------------------------------------------------------------ ends
 
-    def _end(self, trial: str, state: str, error: str) -> None:
-        record = self.record.trials[trial]
+    def _end(self, trial: str, state: str, error: str = "") -> None:
+        values: Sequence[float] | None = None
         excess: dict[str, float] = {}
-        if state in ("COMPLETED", "STOPPED"):
-            if not record.reports:
-                state, error = "FAILED", error or "the trial ended without a report"
-            else:
-                excess = self._excess(outcome_quantities(record, self._objectives))
+        if state != "FAILED":
+            try:
+                values, excess = self._assess(self.record.trials[trial])
+            except ValueError as fault:
+                state, error = "FAILED", str(fault)
         self._write("ended", trial, state=state, error=error, constraints=excess)
-        values = outcome_values(record, self._objectives) if state == "COMPLETED" else None
-        self._tell(self._handles.pop(trial), STATES[state], values, excess)
+        self._tell(self._handles.pop(trial), STATES[state], values if state == "COMPLETED" else None, excess)
+
+    def _assess(self, trial: TrialRecord) -> tuple[list[float], dict[str, float]]:
+        """Return the objectives and the excesses of a trial that ran.
+
+        Raises:
+            ValueError: it reported nothing, or not what the spec names.
+        """
+        if not trial.reports:
+            raise ValueError("the trial ended without a report")
+        excess = self._excess(outcome_quantities(trial, self._objectives))
+        return outcome_values(trial, self._objectives), excess
 
     def _tell(
         self, handle: Trial, state: TrialState, values: Sequence[float] | None, constraints: Mapping[str, float]

@@ -120,8 +120,15 @@ def _create(
 
 
 def outcome_values(trial: TrialRecord, objectives: Objectives) -> list[float]:
-    """Return a trial's objectives at its best epoch by the first of them: those of the checkpoint that is kept."""
+    """Return a trial's objectives at its best epoch by the first of them: those of the checkpoint that is kept.
+
+    Raises:
+        ValueError: the trial did not report one of them.
+    """
     quantities = outcome_quantities(trial, objectives)
+    missing = [metric for metric, _ in objectives if metric not in quantities]
+    if missing:
+        raise ValueError(f"search.metric names {missing[0]!r}, which the trial does not report: {sorted(quantities)}")
     return [quantities[metric] for metric, _ in objectives]
 
 

@@ -47,6 +47,7 @@ from trainables.onnx_export import static_quantities
 from trainables.tune_trial import TrialSetup, nested
 
 DONE, NOTHING_COMPLETED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
+LAST_WORDS_S = 3.0  # that a second Ctrl-C gives the tracker
 
 
 @dataclass(frozen=True)
@@ -187,9 +188,13 @@ class _Sweep:
             with self._live_view(record) as view, _interruptible(study):
                 run_trials(study, setup, self.folder, on_step=partial(view.update, record))
             outcome = self._conclude(study, journal)
-        finally:
+        except BaseException:  # the second Ctrl-C too: a resume goes on, and no run is left RUNNING
+            journal.append("closed", reason="interrupted")
             journal.close()
-            unsent = tracker.close(timeout_s=30)
+            tracker.close(timeout_s=LAST_WORDS_S)
+            raise
+        journal.close()
+        unsent = tracker.close(timeout_s=30)
         if unsent:
             print(f"{unsent} events are not in MLflow yet; send them with: python -m platform.tracking {self.folder}")
         return self._report(outcome, study)

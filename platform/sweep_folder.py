@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import re
 import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -71,10 +72,10 @@ def versions() -> str:
 
 
 def new_folder(runs: Path, name: str) -> Path:
-    """Make the next free `runs/<name>-NNN`; never one that exists."""
+    """Make `runs/<name>-NNN`, numbered after the highest there; never one that exists."""
     runs.mkdir(parents=True, exist_ok=True)
-    number = 1
-    while True:
+    number = max(_numbered(runs, name), default=0) + 1
+    while True:  # another process may take a number between the look and the making
         folder = runs / f"{name}-{number:03d}"
         try:
             folder.mkdir()
@@ -90,11 +91,16 @@ def newest_folder(runs: Path, name: str) -> Path:
     Raises:
         ValueError: there is none.
     """
-    folders = sorted(runs.glob(f"{name}-[0-9][0-9][0-9]*"), key=lambda folder: int(folder.name.rsplit("-", 1)[1]))
-    folders = [folder for folder in folders if (folder / JOURNAL_NAME).exists()]
+    folders = {number: folder for number, folder in _numbered(runs, name).items() if (folder / JOURNAL_NAME).exists()}
     if not folders:
         raise ValueError(f"--resume: no sweep of {name!r} under {runs}/; start one without --resume")
-    return folders[-1]
+    return folders[max(folders)]
+
+
+def _numbered(runs: Path, name: str) -> dict[int, Path]:
+    """Return the folders of the spec called `name` by number; `a-001-001` belongs to `a-001`, not to `a`."""
+    matches = ((re.fullmatch(rf"{re.escape(name)}-(\d{{3,}})", path.name), path) for path in runs.glob(f"{name}-*"))
+    return {int(match[1]): path for match, path in matches if match}
 
 
 def read_identity(folder: Path) -> tuple[Identity, tuple[str, ...]]:

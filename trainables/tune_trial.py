@@ -11,6 +11,7 @@ import math
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -126,9 +127,17 @@ class TuneTrial:
 
 
 def check_metrics(epoch: int, metrics: Mapping[str, float], objective: str) -> None:
-    """Refuse a report without the objective, or with a value that is not finite."""
+    """Refuse a report without the objective, or with a value that is not finite.
+
+    Raises:
+        ValueError: the objective is missing.
+        FloatingPointError: a value is not finite.
+    """
     if objective not in metrics:
-        raise KeyError(f"search.metric names {objective!r}, which the trial does not report: {sorted(metrics)}")
+        near = get_close_matches(objective, metrics, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        reported = ", ".join(sorted(metrics))
+        raise ValueError(f"search.metric names {objective!r}, but the trial reports {reported}{hint}")
     for name, value in metrics.items():
         if not math.isfinite(value):
             raise FloatingPointError(f"{name} is {value} after epoch {epoch}")

@@ -45,8 +45,8 @@ def finished_sweep(n_trials: int, seed: int = 18) -> list[Event]:
     for number in range(n_trials):
         events += _trial(number, events[-1].time_s, bests, generator)
     end_s = events[-1].time_s
-    metrics = {"test/auroc": 0.912, "test/f1": 0.71}
-    events.append(Event("tested", end_s + 1, body={"metrics": metrics, "intervals": {"test/auroc": [0.9, 0.92]}}))
+    metrics = {"auroc": 0.912, "f1": 0.71}
+    events.append(Event("tested", end_s + 1, "t0000", {"metrics": metrics, "intervals": {"auroc": [0.9, 0.92]}}))
     events.append(Event("closed", end_s + 2, body={"reason": "done", "metrics": {"best/val/auroc": 0.93}}))
     return events
 

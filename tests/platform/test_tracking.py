@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 import sqlite3
+import threading
 import time
 from pathlib import Path
 from platform import tracking
@@ -18,6 +19,9 @@ from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
 from tests.platform.journals import START_S, append_events, finished_sweep, write_journal
+
+# MLflow 3.17 with SQLAlchemy 2.1
+pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")
 
 N_TRIALS = 8
 EVENTS = finished_sweep(N_TRIALS)
@@ -299,6 +303,9 @@ def test_what_a_dead_server_missed_is_sent_later(folder: Path, capsys: pytest.Ca
         uri = f"http://127.0.0.1:{closed.getsockname()[1]}"
     tracker = Tracker(folder, uri, "synthetic_rhythm", {}, {}, "quick")
     assert tracker.close(timeout_s=3.0) == len(EVENTS)
+    for thread in threading.enumerate():  # the attempt under way
+        if thread.name == "mlflow-tracker":
+            thread.join(30)
     assert "Connection refused" in tracker.error or "Max retries" in tracker.error
     assert tracking.main([str(folder)]) == 1
     assert f"{len(EVENTS)} events are not sent to {uri}" in capsys.readouterr().err

@@ -115,10 +115,11 @@ def test_its_model_goes_to_onnx_and_its_size_is_known_before(name: str, tmp_path
 
 
 def test_two_workers_equal_one(name: str, tmp_path: Path) -> None:
-    """97 records in batches of 16: the last batch has one record, so that one worker's share of it is empty."""
+    """97 records in batches of 16: one worker's share of the last batch is empty; in batches of 15: shares differ."""
     variants: list[dict[str, Any]] = [
         TINY[name].exact,
         {**TINY[name].exact, "accumulate_steps": 3, "clip_norm": 0.5, "noise_mv": 0.1, "crop_timesteps": 32},
+        {**TINY[name].exact, "batch_size": 15, "class_weights": "balanced", "label_smoothing": 0.1},
     ]
     alone = [train(name, PlainTrial(3), **variant) for variant in variants]
     torch.multiprocessing.spawn(  # type: ignore[attr-defined, no-untyped-call]

@@ -1,0 +1,4 @@
+"""x"""
+from benchmarks.noop import NOOP
+from dataclasses import replace
+READING = replace(NOOP, name="reading")
