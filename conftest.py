@@ -1,8 +1,9 @@
 """Let `pytest` and `python -m pytest` both import the project from the repository's root."""
 
-import platform
 import sys
 from pathlib import Path
+
+import platform
 
 ROOT = Path(__file__).parent
 

@@ -1,4 +1,6 @@
 """x"""
-from benchmarks.noop import NOOP
 from dataclasses import replace
+
+from benchmarks.noop import NOOP
+
 READING = replace(NOOP, name="reading")

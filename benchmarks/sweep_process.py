@@ -7,10 +7,10 @@ parsed; all else is `python -m platform.sweep`. Trials get their method pickled 
 from __future__ import annotations
 
 import sys
-from platform.sweep import main
 
 from benchmarks.noop import NOOP
 from benchmarks.reading import READING
+from platform.sweep import main
 from trainables import METHODS
 
 if __name__ == "__main__":

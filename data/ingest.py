@@ -94,7 +94,7 @@ def ingest(
     Raises:
         ValueError: `out` exists and is not empty, or a record is malformed; nothing is left on disk.
     """
-    from data.parallel import map_items, running_ray  # noqa: PLC0415  (deferred: `ingest_serially` needs no Ray)
+    from data.parallel import map_items, running_ray
 
     def written(writer: ShardWriter, chunks: list[Any]) -> Iterator[Written]:
         with running_ray(len(chunks)):

@@ -152,7 +152,7 @@ def materialise(config: DataConfig, roles: Sequence[Role] = ("train", "val")) ->
         CorruptShard: a shard is damaged, and `skip_bad_records` is not set.
         RuntimeError: Ray is not running.
     """
-    from data.materialisation import materialise_plan  # noqa: PLC0415  (imports Ray)
+    from data.materialisation import materialise_plan
 
     plan = build_plan(config)
     return materialise_plan(plan, roles, config.memory_bytes, lambda errors: check_shards(config, plan, errors))

@@ -30,7 +30,7 @@ def materialise_plan(
     plan: Plan, roles: Sequence[str], memory_bytes: int | None, check: Callable[[Iterable[str]], Any]
 ) -> SharedDataset:
     """Prepare the records of `roles`; `check` turns the shards' errors into `data.loading.CheckedTables`."""
-    from data.loading import select_role  # noqa: PLC0415  (`loading` imports this module)
+    from data.loading import select_role
 
     if not ray.is_initialized():
         raise RuntimeError("Ray is not running; call ray.init() first, or use data.loading.load() without Ray")

@@ -27,7 +27,7 @@ class SharedSplit:
 
     def open(self, plan: Plan, statistics: Statistics | None) -> Split:
         """Return the split, over read-only arrays in shared memory."""
-        import ray  # noqa: PLC0415  (a spec is parsed, and a plain trial trained, without Ray)
+        import ray
 
         selection = ray.get(self.selection)
         if self.ecg is None:

@@ -5,48 +5,85 @@ from __future__ import annotations
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from platform.journal import Event, SweepRecord, TrialRecord
+
+from platform.journal import ENDED, Event, SweepRecord, TrialRecord
 from platform.study_db import Objectives
 from platform.sweep_folder import size_bytes
-
-from trainables.tune_trial import LAST_FILE
+from trainables.tune_trial import BEST_FILE
 
 KEPT_TRIALS = 10
 
 
 class CheckpointKeeper:
-    """Removes the checkpoints that can't be wanted any more, whenever a trial ends.
+    """Removes the checkpoints that can't be wanted any more, whenever a trial ends, and watches the disk.
 
     Args:
-        folder: the trials' folders are in it.
-        disk_bytes: most bytes that ended trials' checkpoints may take; the best trial's stays in any case.
+        folder: the sweep's.
+        trials: the trials' folders are in it.
+        disk_bytes: most bytes that the sweep's folder may take; the best trial's checkpoint stays in any case.
     """
 
-    def __init__(self, folder: Path, record: SweepRecord, objectives: Objectives, disk_bytes: float | None) -> None:
-        self._folder, self._record, self._objectives = folder, record, objectives
+    def __init__(
+        self, folder: Path, trials: Path, record: SweepRecord, objectives: Objectives, disk_bytes: float | None
+    ) -> None:
+        self._folder, self._trials, self._record, self._objectives = folder, trials, record, objectives
         self._disk_bytes = disk_bytes
+        self._largest = 0  # bytes of the largest trial seen: what the next one may need
+        self._prune()  # a kill may have come between a trial's end and this
 
     def on_event(self, event: Event) -> None:
         if event.kind == "ended":
-            (self._folder / event.trial / LAST_FILE).unlink(missing_ok=True)
+            self._see(event.trial)
             self._prune()
 
+    def shortage(self) -> str:
+        """Remove kept checkpoints, worst first, until one more trial fits; say so in one line where it does not.
+
+        A trial may need as much as the largest so far, and those under way may still grow to that.
+        """
+        if self._disk_bytes is None:
+            return ""
+        kept = self._kept()
+        while self._planned_bytes() > self._disk_bytes and len(kept) > 1:
+            shutil.rmtree(self._trials / kept.pop(), ignore_errors=True)
+        planned = self._planned_bytes()
+        if planned <= self._disk_bytes:
+            return ""
+        return (
+            f"budget.disk_bytes: {self._folder} would take {planned:,.0f} bytes with one more trial, more than "
+            f"{self._disk_bytes:,.0f}; resume with a higher budget.disk_bytes"
+        )
+
+    def _planned_bytes(self) -> int:
+        live = [trial.trial for trial in self._record.trials.values() if trial.state not in ENDED]
+        sizes = [self._see(trial) for trial in live]
+        growth = sum(self._largest - size for size in sizes)
+        return size_bytes(self._folder) + growth + self._largest
+
+    def _see(self, trial: str) -> int:
+        size = size_bytes(self._trials / trial)
+        self._largest = max(self._largest, size)
+        return size
+
     def _prune(self) -> None:
-        ranked = self._ranked()
+        kept = self._kept()
+        for folder in self._trials.iterdir() if self._trials.exists() else ():
+            trial = self._record.trials.get(folder.name)
+            if trial is None or trial.state not in ENDED:
+                continue
+            if trial.trial not in kept:
+                shutil.rmtree(folder, ignore_errors=True)
+                continue
+            for path in folder.iterdir():
+                if path.name != BEST_FILE:
+                    path.unlink(missing_ok=True)
+
+    def _kept(self) -> list[str]:
+        """Return the ended trials whose checkpoints stay, best first."""
+        ranked: Sequence[TrialRecord] = rank(self._record, self._objectives)
         # A front may hold any trial that is good at the second objective, so several objectives keep all.
         n_kept = KEPT_TRIALS if len(self._objectives) == 1 else len(ranked)
-        kept = [trial.trial for trial in ranked[:n_kept]]
-        while len(kept) > 1 and self._disk_bytes is not None and self._size(kept) > self._disk_bytes:
-            kept.pop()
-        for trial in self._record.trials.values():
-            if trial.state in ("COMPLETED", "STOPPED", "FAILED") and trial.trial not in kept:
-                shutil.rmtree(self._folder / trial.trial, ignore_errors=True)
-
-    def _ranked(self) -> list[TrialRecord]:
-        return rank(self._record, self._objectives)
-
-    def _size(self, trials: Sequence[str]) -> int:
-        return sum(size_bytes(self._folder / trial) for trial in trials)
+        return [trial.trial for trial in ranked[:n_kept]]
 
 
 def rank(record: SweepRecord, objectives: Objectives) -> list[TrialRecord]:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from platform.samplers import STATIC_QUANTITIES
-from platform.scheduler import rungs
-from platform.spec import Spec
 from typing import Any, Final
 
 import numpy as np
 
 from data.loading import describe
+from platform.samplers import STATIC_QUANTITIES
+from platform.scheduler import rungs
+from platform.spec import Spec
 
 N_SAMPLED: Final = 3
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from platform.journal import SweepRecord, TrialRecord
-from platform.leaderboard import Mode, best_epoch, pareto_front
 from typing import Any
 
 import numpy as np
@@ -13,6 +11,9 @@ import plotly.graph_objects as go
 from numpy.typing import NDArray
 from optuna.distributions import CategoricalDistribution, json_to_distribution
 from sklearn.metrics import roc_auc_score, roc_curve
+
+from platform.journal import SweepRecord, TrialRecord
+from platform.leaderboard import Mode, best_epoch, pareto_front
 
 Objectives = Sequence[tuple[str, Mode]]
 

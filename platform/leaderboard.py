@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from platform.journal import SweepRecord, TrialRecord
 from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+
+from platform.journal import SweepRecord, TrialRecord
 
 Mode = Literal["max", "min"]
 RANKED = ("COMPLETED", "STOPPED")

@@ -8,9 +8,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from platform.journal import ENDED, SweepRecord, TrialRecord, TrialState
-from platform.leaderboard import Mode, best_epoch
-from platform.units import format_bytes, format_duration
 from types import TracebackType
 
 from rich.console import Console
@@ -19,6 +16,10 @@ from rich.panel import Panel
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
+
+from platform.journal import ENDED, SweepRecord, TrialRecord, TrialState
+from platform.leaderboard import Mode, best_epoch
+from platform.units import format_bytes, format_duration
 
 REDRAW_S = 0.25
 LINE_S = 10.0

@@ -12,7 +12,6 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from platform.journal import ENDED, Event, SweepRecord, TrialRecord
 from types import MappingProxyType
 from typing import Any, Literal
 
@@ -20,10 +19,11 @@ from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, Run, RunTag
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_SOURCE_NAME
 
+from platform.journal import ENDED, Event, SweepRecord, TrialRecord
+
 ROOT = Path(__file__).resolve().parents[1]
 SQLITE = "sqlite:///"
 ARTIFACTS = ("spec.yaml", "leaderboard.csv", "report.html", "best")  # of the sweep's folder, where they are there
-EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}  # the page for training, not for agents
 PARENT = ""  # the parent's key beside the trials' ids, as in the journal
 
 # Limits of MLflow 3.17 (mlflow/utils/validation.py).
@@ -123,8 +123,7 @@ class Mirror:
         found = self._client.get_experiment_by_name(self._target.experiment)
         if found is not None:
             return str(found.experiment_id)
-        name, location = self._target.experiment, self._target.artifact_location
-        return str(self._client.create_experiment(name, location, EXPERIMENT_TAGS))
+        return str(self._client.create_experiment(self._target.experiment, self._target.artifact_location))
 
     def _existing_runs(self) -> Iterator[Run]:
         rules = [f"tags.{key} = '{value}'" for key, value in self._identity.items()]

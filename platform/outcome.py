@@ -7,13 +7,6 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from platform.checkpoints import rank
-from platform.journal import Event, Journal, SweepRecord, TrialRecord
-from platform.leaderboard import leaderboard, write_leaderboard
-from platform.report import ReportInput, TestResult, write_report
-from platform.spec import Spec
-from platform.study import spawn_seed
-from platform.study_db import Objectives
 from typing import Any
 
 import numpy as np
@@ -23,6 +16,13 @@ from numpy.typing import NDArray
 
 from data.dataset import Dataset, Split
 from data.loading import Description, SharedDataset, materialise
+from platform.checkpoints import rank
+from platform.journal import Event, Journal, SweepRecord, TrialRecord
+from platform.leaderboard import leaderboard, write_leaderboard
+from platform.report import ReportInput, TestResult, write_report
+from platform.spec import Spec
+from platform.study import spawn_seed
+from platform.study_db import Objectives, outcome_values
 from trainables import METHODS
 from trainables.bootstrap import bootstrap_intervals
 from trainables.checkpoint import load_weights, save_weights
@@ -43,6 +43,14 @@ class Outcome:
     test: TestResult | None
     test_looks: int
     onnx_difference: float | None
+
+    def best_values(self, spec: Spec) -> dict[str, float]:
+        """Return the best trial's objectives as metrics of the whole sweep; empty where no trial ended well."""
+        if self.best is None:
+            return {}
+        objectives = [(objective.metric, objective.mode) for objective in spec.search.objectives]
+        values = outcome_values(self.best, objectives)
+        return {f"best/{metric}": value for (metric, _), value in zip(objectives, values, strict=True)}
 
     def text(self, folder: Path, spec: Spec, resume: str) -> str:
         """Return the lines that end a sweep's output."""

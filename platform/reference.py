@@ -7,10 +7,6 @@ import re
 import types
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from platform.samplers import SAMPLERS
-from platform.search_space import ARGUMENTS, VERBS
-from platform.spec import Spec
-from platform.spec_error import models_in
 from typing import Annotated, Any, Final, Literal, Union, get_args, get_origin
 
 import annotated_types
@@ -18,6 +14,10 @@ from pydantic import BaseModel, TypeAdapter
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
+from platform.samplers import SAMPLERS
+from platform.search_space import ARGUMENTS, VERBS
+from platform.spec import Spec
+from platform.spec_error import models_in
 from trainables import METHODS
 
 ROOT: Final = Path(__file__).parent.parent

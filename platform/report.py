@@ -8,11 +8,6 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from platform import figures
-from platform.figures import Objectives
-from platform.journal import ENDED, SweepRecord, TrialRecord
-from platform.leaderboard import Mode, best_epoch, leaderboard
-from platform.units import format_bytes, format_duration
 from typing import Any
 
 import jinja2
@@ -25,6 +20,12 @@ from numpy.typing import NDArray
 from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 from optuna.trial import TrialState
 from plotly.offline import get_plotlyjs
+
+from platform import figures
+from platform.figures import Objectives
+from platform.journal import ENDED, SweepRecord, TrialRecord
+from platform.leaderboard import Mode, best_epoch, leaderboard
+from platform.units import format_bytes, format_duration
 
 TEMPLATE = Path(__file__).with_name("report.html.jinja")
 MIN_TRIALS_FOR_IMPORTANCE = 10

@@ -9,14 +9,14 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from platform.scheduler import CooperativeScheduler
-from platform.searcher import StudySearcher, TrialStarts
-from platform.spec import ResourcesSpec
-from platform.study import Study
 
 import ray
 from ray import tune
 
+from platform.scheduler import CooperativeScheduler
+from platform.searcher import StudySearcher, TrialStarts
+from platform.spec import ResourcesSpec
+from platform.study import Study
 from trainables.tune_trial import TrialSetup, build_trainable
 
 SETTINGS = {

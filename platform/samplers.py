@@ -9,7 +9,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from platform.search_space import SearchSpace, SpaceError
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 import optuna
@@ -18,6 +17,8 @@ from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import BaseSampler, CmaEsSampler, GPSampler, NSGAIISampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial
 from scipy.stats import qmc
+
+from platform.search_space import SearchSpace, SpaceError
 
 if TYPE_CHECKING:
     from platform.spec import SearchSpec, Spec

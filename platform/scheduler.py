@@ -10,11 +10,11 @@ import numpy as np
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
 
 if TYPE_CHECKING:
-    from platform.spec import Spec
-    from platform.study import Study
-
     from ray.tune.execution.tune_controller import TuneController
     from ray.tune.experiment import Trial
+
+    from platform.spec import Spec
+    from platform.study import Study
 
 
 def rungs(grace_period: int, max_epochs: int, reduction_factor: float) -> tuple[int, ...]:

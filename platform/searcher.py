@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from platform.scheduler import StaysHere
 from typing import TYPE_CHECKING, Any
 
 from ray.tune import Callback
 from ray.tune.search import Searcher
 
-if TYPE_CHECKING:
-    from platform.study import Study
+from platform.scheduler import StaysHere
 
+if TYPE_CHECKING:
     from ray.tune.experiment import Trial
+
+    from platform.study import Study
 
 
 class StudySearcher(StaysHere, Searcher):

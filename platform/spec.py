@@ -12,10 +12,6 @@ import re
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from platform.samplers import SamplerError, check_sampler
-from platform.search_space import VERBS, Domain, SearchSpace, SpaceError, flatten, nearest, nest, parse_space
-from platform.spec_error import SpecError, broken_rule, faults, models_in
-from platform.spec_file import read_spec_file
 from typing import Annotated, Any, Final, Literal, Self
 
 import numpy as np
@@ -37,6 +33,10 @@ from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap
 
 from data.config import DataConfig
+from platform.samplers import SamplerError, check_sampler
+from platform.search_space import VERBS, Domain, SearchSpace, SpaceError, flatten, nearest, nest, parse_space
+from platform.spec_error import SpecError, broken_rule, faults, models_in
+from platform.spec_file import read_spec_file
 from trainables import METHODS
 
 N_TRIED_CONFIGURATIONS: Final = 20

@@ -6,11 +6,12 @@ import re
 import types
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from platform.search_space import nearest
 from typing import Annotated, Any, Final, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails, PydanticCustomError
+
+from platform.search_space import nearest
 
 KeyPath = tuple[str | int, ...]
 

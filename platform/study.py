@@ -9,11 +9,6 @@ from __future__ import annotations
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from platform.journal import Event, EventKind, Journal, SweepRecord, TrialRecord
-from platform.samplers import build_sampler
-from platform.scheduler import Rule
-from platform.spec import Spec
-from platform.study_db import STATES, outcome_quantities, outcome_values
 from typing import Any
 
 import numpy as np
@@ -21,6 +16,11 @@ import optuna
 from optuna.distributions import distribution_to_json
 from optuna.trial import Trial, TrialState
 
+from platform.journal import Event, EventKind, Journal, SweepRecord, TrialRecord
+from platform.samplers import build_sampler
+from platform.scheduler import Rule
+from platform.spec import Spec
+from platform.study_db import STATES, outcome_quantities, outcome_values
 from trainables.decisions import Verdict
 
 MAX_INFEASIBLE_IN_A_ROW = 1000

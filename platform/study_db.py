@@ -6,7 +6,6 @@ import datetime
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from platform.journal import Event, SweepRecord, TrialRecord
 from typing import Any, Literal
 
 import optuna
@@ -15,6 +14,8 @@ from optuna.exceptions import ExperimentalWarning
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
 from sqlalchemy import event as sqlalchemy_event
+
+from platform.journal import Event, SweepRecord, TrialRecord
 
 FILE_NAME = "study.db"
 STATES = {

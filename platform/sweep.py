@@ -13,6 +13,10 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from data.loading import DataConfig, Description, SharedDataset, describe, make_store, materialise
 from platform.checkpoints import CheckpointKeeper
 from platform.dry_run import dry_run_text
 from platform.ingest import shown_progress
@@ -22,6 +26,7 @@ from platform.outcome import Outcome, conclude
 from platform.runner import concurrency, ray_cluster, run_trials
 from platform.scheduler import Rule, build_rule
 from platform.spec import Spec, parse_spec
+from platform.spec_file import read_spec_file
 from platform.study import Study, spawn_seed
 from platform.study_db import FILE_NAME as STUDY_NAME
 from platform.study_db import write_study
@@ -37,10 +42,6 @@ from platform.sweep_folder import (
     versions,
 )
 from platform.tracking import Tracker
-from types import FrameType
-from typing import Any
-
-from data.loading import DataConfig, Description, SharedDataset, describe, make_store, materialise
 from trainables import METHODS
 from trainables.decisions import Verdict, start_decisions
 from trainables.onnx_export import static_quantities
@@ -103,9 +104,23 @@ def _read_request(options: argparse.Namespace) -> tuple[Spec, Request]:
             folder = Path(options.resume)
         else:
             folder = newest_folder(options.runs, parse_spec(options.spec, overrides).name)
-        overrides = (*read_identity(folder)[1], *overrides)
-    spec = parse_spec(options.spec, overrides)
+        identity, earlier = read_identity(folder)
+        overrides = (*earlier, *overrides)
+        spec = parse_spec(options.spec, (*overrides, *_kept_defaults(options.spec, overrides, identity)))
+    else:
+        spec = parse_spec(options.spec, overrides)
     return spec, Request(options.spec, overrides, folder, options.accept_changes, options.runs)
+
+
+def _kept_defaults(path: Path, overrides: Sequence[str], identity: Identity) -> Iterator[str]:
+    """Yield, as overrides, the sampler's defaults that were derived from the first budget: more trials change none."""
+    given = read_spec_file(path, overrides).values.get("search", {})
+    if not isinstance(given, Mapping) or given.get("sampler", "tpe") != identity.spec["search.sampler"]:
+        return  # the spec is refused anyway
+    for key in ("n_startup_trials", "population_size"):
+        value = identity.spec.get(f"search.{key}")
+        if value is not None and key not in given:
+            yield f"search.{key}={value}"
 
 
 def _prepare(spec: Spec, request: Request, resources: ExitStack) -> _Sweep:
@@ -186,6 +201,7 @@ class _Sweep:
         try:
             study, setup = self._build_study(journal, record, events)
             with self._live_view(record) as view, _interruptible(study):
+                view.update(record)  # what earlier processes ended is not news
                 run_trials(study, setup, self.folder, on_step=partial(view.update, record))
             outcome = self._conclude(study, journal)
         except BaseException:  # the second Ctrl-C too: a resume goes on, and no run is left RUNNING
@@ -196,7 +212,8 @@ class _Sweep:
         journal.close()
         unsent = tracker.close(timeout_s=30)
         if unsent:
-            print(f"{unsent} events are not in MLflow yet; send them with: python -m platform.tracking {self.folder}")
+            print(f"{unsent} events are not in MLflow yet ({tracker.error or 'it is slow'}); send them with:")
+            print(f"  python -m platform.tracking {self.folder}")
         return self._report(outcome, study)
 
     def _open(self, journal: Journal, resumed: bool) -> Event:
@@ -261,7 +278,7 @@ class _Sweep:
             if event.kind == "reported":
                 rule.judge(event.trial, event.body["epoch"], event.body["metrics"])
         trials = self.folder / "trials"
-        keeper = CheckpointKeeper(trials, record, objectives, spec.budget.disk_bytes)
+        keeper = CheckpointKeeper(self.folder, trials, record, objectives, spec.budget.disk_bytes)
         study = Study(
             spec,
             journal,
@@ -271,6 +288,7 @@ class _Sweep:
             self._static_quantities,
             post,
             observers=[keeper.on_event],
+            shortage=keeper.shortage,
         )
         setup = TrialSetup(
             sweep=self.folder.name,
@@ -299,7 +317,7 @@ class _Sweep:
         outcome = conclude(
             self.spec, self.folder, study.record, journal, self.description, self.dataset, study.optuna_study
         )
-        journal.append("closed", reason="done")
+        journal.append("closed", reason="done", metrics=outcome.best_values(self.spec))
         return outcome
 
     def _report(self, outcome: Outcome | None, study: Study) -> int:

@@ -11,9 +11,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
+
 from platform.journal import FILE_NAME as JOURNAL_NAME
 from platform.journal import read_events
-from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("ray", "torch", "optuna", "mlflow", "numpy")

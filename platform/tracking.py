@@ -17,11 +17,13 @@ import sys
 import threading
 from collections.abc import Mapping
 from pathlib import Path
-from platform.journal import FILE_NAME, Event, SweepRecord
-from platform.mlflow_mirror import Mirror, Target
 from typing import IO, Any
 
 from mlflow.exceptions import MlflowException
+from sqlalchemy.exc import SQLAlchemyError
+
+from platform.journal import FILE_NAME, Event, SweepRecord
+from platform.mlflow_mirror import Mirror, Target
 
 CURSOR_NAME, LOCK_NAME = "tracking_cursor.json", "tracking.lock"
 POLL_S = 1.0  # between two looks at the journal: what came meanwhile goes out in one call a trial
@@ -35,7 +37,8 @@ MLFLOW_ENVIRONMENT = {
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "MLFLOW_DISABLE_TELEMETRY": "true",
 }
-UNREACHABLE = (MlflowException, OSError)  # OSError: artifacts, sockets and requests' exceptions
+# OSError: artifacts, sockets and requests' exceptions; SQLAlchemyError: opening a database that is locked or corrupt.
+UNREACHABLE = (MlflowException, OSError, SQLAlchemyError)
 
 
 class JournalFollower:
@@ -93,7 +96,7 @@ class Outbox:
         """Send everything up to the journal's end, and return how many events that was.
 
         Raises:
-            MlflowException, OSError: the rest is not sent; the cursor stands at what is.
+            UNREACHABLE: the rest is not sent; the cursor stands at what is.
             BlockingIOError: another process sends this journal (an OSError).
         """
         n_sent = 0

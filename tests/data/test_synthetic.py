@@ -297,10 +297,10 @@ def train_and_test(block: RecordBlock, label_set: LabelSet, *, seed: int, epochs
         return score(model(ecg_NLT[test]), target[test], label_set)
 
 
-def test_a_plain_cnn_learns_small_beats_but_not_perfectly() -> None:
-    config = SyntheticConfig(task="beats", n_records=2000)
+def test_a_plain_cnn_learns_something_of_few_beats_in_seconds() -> None:
+    config = SyntheticConfig(task="beats", n_records=1500)
     label_set = SyntheticReader(config).header.label_sets["label"]
-    assert 0.75 < train_and_test(read_all(config), label_set, seed=0, epochs=6) < 0.98
+    assert 0.70 < train_and_test(read_all(config), label_set, seed=0, epochs=5) < 0.97
 
 
 @pytest.mark.slow
@@ -312,7 +312,6 @@ def test_a_plain_cnn_reaches_an_auroc_of_80_to_97_percent_on_the_test_fold(task:
         name: train_and_test(block, label_set, seed=0, epochs=10)
         for name, label_set in SyntheticReader(config).header.label_sets.items()
     }
-    print(task, scores)
     assert 0.90 < scores.pop("rr_interval", 0.95) < 1.0  # R2; the sum of what can be read off the record
     assert 0.30 < scores.pop("age", 0.5) < 0.80
     assert all(0.80 < value < 0.97 for value in scores.values()), scores

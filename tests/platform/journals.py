@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from platform.journal import FILE_NAME, Event
 
 import numpy as np
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, distribution_to_json
+
+from platform.journal import FILE_NAME, Event
 
 START_S = 1_790_000_000.0
 EPOCHS, RUNGS = 27, (3, 9)

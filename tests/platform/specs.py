@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from platform.spec import Spec
 from typing import Any
+
+from platform.spec import Spec
 
 
 def make_spec(params: dict[str, Any] | None = None, **sections: Any) -> Spec:

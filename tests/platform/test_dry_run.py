@@ -2,11 +2,11 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from platform.dry_run import dry_run_text
-from platform.spec import Spec, parse_spec
 
 import pytest
 
+from platform.dry_run import dry_run_text
+from platform.spec import Spec, parse_spec
 from tests.platform.specs import make_spec, search
 
 ROOT = Path(__file__).parents[2]

@@ -7,12 +7,12 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from platform.ingest import main, parse_arguments, summary_text
 
 import pytest
 
 import data
 from data.store import read_manifest
+from platform.ingest import main, parse_arguments, summary_text
 
 ROOT = Path(__file__).parents[2]
 

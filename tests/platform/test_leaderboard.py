@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from platform.journal import Event, SweepRecord, replay
-from platform.leaderboard import Mode, leaderboard, pareto_front, write_leaderboard
 
 import numpy as np
 import pandas as pd
@@ -14,6 +12,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
+from platform.journal import Event, SweepRecord, replay
+from platform.leaderboard import Mode, leaderboard, pareto_front, write_leaderboard
 from tests.platform.journals import START_S, finished_sweep
 
 

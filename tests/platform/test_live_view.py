@@ -6,12 +6,12 @@ import io
 import logging
 import re
 import time
-from platform.journal import Event, SweepRecord
-from platform.live_view import Budget, LiveView
 
 import pytest
 from rich.console import Console
 
+from platform.journal import Event, SweepRecord
+from platform.live_view import Budget, LiveView
 from tests.platform.journals import finished_sweep
 
 N_TRIALS = 12

@@ -2,16 +2,16 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from platform.reference import ROOT, documents, schema
-from platform.samplers import SAMPLERS
-from platform.search_space import VERBS
-from platform.spec import Spec
 from typing import Any
 
 import jsonschema
 import pytest
 from ruamel.yaml import YAML
 
+from platform.reference import ROOT, documents, schema
+from platform.samplers import SAMPLERS
+from platform.search_space import VERBS
+from platform.spec import Spec
 from trainables import METHODS
 
 SPACES = sorted((ROOT / "searchspaces").glob("*.yaml"))

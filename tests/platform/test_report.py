@@ -6,17 +6,17 @@ import re
 import time
 from html.parser import HTMLParser
 from pathlib import Path
-from platform import figures
-from platform.figures import Objectives
-from platform.journal import Event, SweepRecord, replay
-from platform.report import ReportInput, TestResult, best_trial, render_report, write_report
-from platform.study_db import frozen_trials
 
 import numpy as np
 import optuna
 import pytest
 from sklearn.metrics import roc_auc_score
 
+from platform import figures
+from platform.figures import Objectives
+from platform.journal import Event, SweepRecord, replay
+from platform.report import ReportInput, TestResult, best_trial, render_report, write_report
+from platform.study_db import frozen_trials
 from tests.platform.journals import START_S, finished_sweep
 
 ONE: Objectives = [("val/auroc", "max")]

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping
-from platform.samplers import SAMPLERS, build_sampler
-from platform.spec import SamplerName, Spec
 from typing import Any, get_args
 
 import numpy as np
@@ -16,6 +14,8 @@ from optuna.samplers import QMCSampler
 from optuna.trial import FrozenTrial, TrialState
 from pydantic import ValidationError
 
+from platform.samplers import SAMPLERS, build_sampler
+from platform.spec import SamplerName, Spec
 from tests.platform.specs import make_spec, search
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)

@@ -2,6 +2,15 @@ from __future__ import annotations
 
 import math
 from itertools import product
+from typing import Any
+
+import numpy as np
+import optuna
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
 from platform.search_space import (
     VERBS,
     Choice,
@@ -18,14 +27,6 @@ from platform.search_space import (
     parse_domain,
     parse_space,
 )
-from typing import Any
-
-import numpy as np
-import optuna
-import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from scipy import stats
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 

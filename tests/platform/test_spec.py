@@ -2,9 +2,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from itertools import takewhile
 from pathlib import Path
-from platform.spec import Constraint, Spec, SpecError, parse_spec
-from platform.spec_file import MAX_BYTES
 from typing import Any
 
 import pytest
@@ -12,6 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from platform.spec import Constraint, Spec, SpecError, parse_spec
+from platform.spec_file import MAX_BYTES
 from tests.platform.specs import make_spec, search
 
 ROOT = Path(__file__).parents[2]
@@ -60,10 +61,10 @@ def test_every_shipped_search_space_is_valid(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", SPACES, ids=lambda path: path.stem)
-def test_a_shipped_search_space_says_its_command_and_its_time_first(path: Path) -> None:
-    head = "\n".join(path.read_text(encoding="utf-8").splitlines()[:3])
-    assert f"python -m platform.sweep searchspaces/{path.name}" in head
-    assert re.search(r"\d+ cores, \d+ min", head)
+def test_a_shipped_search_space_says_its_command_first(path: Path) -> None:
+    lines = path.read_text(encoding="utf-8").splitlines()
+    comment = "\n".join(takewhile(lambda line: line.startswith("#"), lines))
+    assert f"python -m platform.sweep searchspaces/{path.name}" in comment
 
 
 def test_the_quickstart_is_resolved() -> None:

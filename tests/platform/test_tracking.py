@@ -8,16 +8,16 @@ import sqlite3
 import threading
 import time
 from pathlib import Path
-from platform import tracking
-from platform.journal import Event
-from platform.mlflow_mirror import ROOT, Target
-from platform.tracking import CURSOR_NAME, Outbox, Tracker
 
 import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
+from platform import tracking
+from platform.journal import Event
+from platform.mlflow_mirror import ROOT, Target
+from platform.tracking import CURSOR_NAME, Outbox, Tracker
 from tests.platform.journals import START_S, append_events, finished_sweep, write_journal
 
 # MLflow 3.17 with SQLAlchemy 2.1
@@ -294,6 +294,15 @@ def test_a_dead_server_blocks_neither_the_sweep_nor_its_end(tmp_path: Path) -> N
         tracker = Tracker(tmp_path, uri, "exp", {}, {}, "quick")
         assert tracker.close(timeout_s=1.0) == len(EVENTS)
         assert time.monotonic() - begin < 3.0
+
+
+def test_a_database_that_is_none_is_told_and_stops_nothing(folder: Path) -> None:
+    (folder.parents[1] / "mlflow.db").write_bytes(b"not a database" * 100)
+    write_journal(folder, EVENTS)
+    fields = target(folder)
+    tracker = Tracker(folder, fields.uri, fields.experiment, fields.tags, fields.params, fields.sweep)
+    assert tracker.close(timeout_s=10) == len(EVENTS)
+    assert "file is not a database" in tracker.error
 
 
 def test_what_a_dead_server_missed_is_sent_later(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
