@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import ray
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
 
 if TYPE_CHECKING:
@@ -62,16 +63,19 @@ class Rule:
         self._scheduler, self._max_epochs, self._seed = scheduler, max_epochs, seed
         self._known: set[str] = set()
         self.stopped: set[str] = set()
-        """The trials that the rule would stop at their last report."""
+        """The trials that the rule has stopped."""
 
     def judge(self, trial: str, epoch: int, metrics: dict[str, float]) -> bool:
         """Take a report into account, and return whether the rule would stop the trial."""
+        if trial in self.stopped:
+            return True  # final; Ray's median rule breaks off when it hears of a trial that it has stopped
         key: Any = _TrialKey(trial)
         if trial not in self._known:
             self._add(key)
         verdict = self._scheduler.on_trial_result(_NO_CONTROLLER, key, {"epoch": epoch, **metrics})
         stops = bool(verdict == TrialScheduler.STOP) and epoch < self._max_epochs
-        (self.stopped.add if stops else self.stopped.discard)(trial)
+        if stops:
+            self.stopped.add(trial)
         return stops
 
     def _add(self, key: Any) -> None:
@@ -134,5 +138,6 @@ class CooperativeScheduler(StaysHere, FIFOScheduler):
         overdue = {name for name in self._study.running if self._study.is_overdue(name)}
         for trial in list(tune_controller.get_live_trials()) if overdue else []:
             if trial.config["trial"] in overdue:
-                tune_controller.stop_trial(trial)
+                # Tune's own stop would keep the hung process, and hand it to the next trial.
+                ray.kill(trial.temporary_state.ray_actor)
         return super().choose_trial_to_run(tune_controller, **kwargs)

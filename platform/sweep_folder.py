@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import re
+import stat
 import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -133,11 +134,12 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def size_bytes(folder: Path) -> int:
-    """Return what the folder takes on disk; files that vanish meanwhile count nothing."""
+    """Return what the files in the folder hold; those that vanish meanwhile count nothing."""
     total = 0
     for path in folder.rglob("*"):
         try:
-            total += path.stat().st_size
+            status = path.lstat()
         except FileNotFoundError:
             continue
+        total += status.st_size if stat.S_ISREG(status.st_mode) else 0
     return total

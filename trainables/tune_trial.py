@@ -89,9 +89,11 @@ class TuneTrial:
         checkpoint = load_checkpoint(path)
         self._best = Best(**checkpoint["best"])
         epoch = checkpoint["payload"]["epoch"]
-        if epoch > self._task.epochs_reported:  # killed between saving and telling
-            self._tell(epoch, checkpoint["payload"])
         state: State = checkpoint["state"]
+        if epoch > self._task.epochs_reported:  # killed between saving and telling
+            if self._best.epoch == epoch and self.rank == 0:
+                save_weights(self.folder / BEST_FILE, state["model"])  # perhaps the kill came before these
+            self._tell(epoch, checkpoint["payload"])
         return state
 
     def report(self, epoch: int, metrics: Mapping[str, float], state: Callable[[], State]) -> None:
@@ -107,10 +109,10 @@ class TuneTrial:
         extra = {f"best/{self._setup.metric}": best.value, "best_epoch": best.epoch}
         payload = {"epoch": epoch, "metrics": {**{name: float(v) for name, v in metrics.items()}, **extra}}
         self.folder.mkdir(parents=True, exist_ok=True)
-        if improved:
-            save_weights(self.folder / BEST_FILE, state["model"])
         # Saved before it is told: a report in the journal always has its checkpoint.
         save_checkpoint(self.folder / LAST_FILE, {"payload": payload, "best": best.__dict__, "state": state})
+        if improved:
+            save_weights(self.folder / BEST_FILE, state["model"])
         self._best = best
         return payload
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-import shutil
 from typing import Any
 
 import pytest
 
+from data.ingest import ingest
+from data.synthetic import SyntheticConfig, SyntheticReader
 from tests.sweeps.workplace import ONE_LEAD, Workplace
 
 BAD_SPECS: dict[str, tuple[dict[str, Any], str]] = {
@@ -78,10 +79,12 @@ def test_a_missing_spec_is_refused(place: Workplace, capsys: pytest.CaptureFixtu
 
 @pytest.fixture
 def damaged(place: Workplace) -> Workplace:
-    """Return a place with a store of its own, `damaged`, one of whose two shards is corrupt."""
+    """Return a place with a store of its own, `damaged`, one of whose three shards is corrupt."""
     store = place.folder / "damaged"
-    shutil.copytree(place.stores / "one_lead", store)
-    shard = store / json.loads((store / "dataset.json").read_text(encoding="utf-8"))["shards"][0]["file"]
+    ingest(SyntheticReader(SyntheticConfig.model_validate(ONE_LEAD), blocks_a_chunk=1), store)
+    shards = json.loads((store / "dataset.json").read_text(encoding="utf-8"))["shards"]
+    assert len(shards) > 1
+    shard = store / shards[0]["file"]
     content = bytearray(shard.read_bytes())
     content[len(content) // 2] ^= 0xFF
     shard.write_bytes(content)
