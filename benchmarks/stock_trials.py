@@ -101,7 +101,7 @@ def run_torch_trainer(n_trials: int, folder: Path) -> None:
             run_config=ray.train.RunConfig(
                 name=f"train-trial_id={tune.get_context().get_trial_id()}",
                 storage_path=str(folder / "train"),
-                callbacks=[TuneReportCallback()],
+                callbacks=[TuneReportCallback()],  # type: ignore[list-item]  # Ray types it as Train's
             ),
         ).fit()
 
@@ -149,7 +149,7 @@ def _fit(trainable: Callable[[dict[str, Any]], None], folder: Path, **settings: 
 
 def _check(results: ResultGrid, n_trials: int) -> None:
     """Refuse a run that did less than was asked: its time would say nothing."""
-    epochs = [(result.metrics or {}).get("epoch") for result in results]
+    epochs = [(results[index].metrics or {}).get("epoch") for index in range(len(results))]
     if results.num_errors or epochs != [N_REPORTS] * n_trials:
         raise RuntimeError(f"asked for {n_trials} trials of {N_REPORTS} reports, got {epochs}: {results.errors}")
 

@@ -6,13 +6,27 @@ parsed; all else is `python -m platform.sweep`. Trials get their method pickled 
 
 from __future__ import annotations
 
+import argparse
 import sys
+from contextlib import nullcontext
+from pathlib import Path
 
+from benchmarks.node_memory import sampled
 from benchmarks.noop import NOOP
 from benchmarks.reading import READING
-from platform.sweep import main
+from platform.sweep import main as sweep
 from trainables import METHODS
 
-if __name__ == "__main__":
+
+def main() -> int:
+    """Run the command line, and return the sweep's exit code."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.sweep_process", description=__doc__)
+    parser.add_argument("--memory", type=Path, metavar="FILE", help="write looks at the memory, a JSON line each")
+    options, rest = parser.parse_known_args()
     METHODS.update({method.name: method for method in (NOOP, READING)})
+    with nullcontext() if options.memory is None else sampled(options.memory):
+        return sweep(rest)
+
+
+if __name__ == "__main__":
     sys.exit(main())

@@ -10,26 +10,24 @@ from __future__ import annotations
 
 import argparse
 import sqlite3
-import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
-from platform.checkpoints import KEPT_TRIALS
-from platform.journal import SweepRecord, read_events, replay
 from typing import Final
 
+from benchmarks.child import run_child
 from benchmarks.machine import read_machine
 from benchmarks.noop import N_REPORTS
 from benchmarks.result import Bar, Figure, Result, add_options, conclude
 from benchmarks.stock_trials import N_SLOTS
 from data.ingest import ingest_serially
 from data.synthetic import SyntheticConfig, SyntheticReader
+from platform.checkpoints import KEPT_TRIALS
+from platform.journal import SweepRecord, read_events, replay
 
-ROOT: Final = Path(__file__).resolve().parents[1]
 MOST_S: Final = 0.2  # a trial of ours may cost
 
 SPEC: Final = """\
@@ -49,7 +47,7 @@ class Contender:
     """A way to run no-op trials.
 
     Attributes:
-        command: (number of trials, an empty folder) -> the command of a process that runs them.
+        command: (number of trials, an empty folder) -> the module that runs them, with its arguments.
         check: refuses a run that did less than it was asked.
     """
 
@@ -93,15 +91,7 @@ def _slope_s(contender: Contender, folder: Path) -> float:
 
 def _wall_s(contender: Contender, n_trials: int, folder: Path) -> float:
     with tempfile.TemporaryDirectory(dir=folder) as own:
-        log = Path(own) / "log"
-        with log.open("w") as output:
-            begin_s = time.perf_counter()
-            command = contender.command(n_trials, Path(own))
-            code = subprocess.run(command, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT, check=False).returncode
-            wall_s = time.perf_counter() - begin_s
-        if code:
-            tail = "\n".join(log.read_text(encoding="utf-8").splitlines()[-20:])
-            raise RuntimeError(f"{contender.name}: {n_trials} trials ended with exit code {code}:\n{tail}")
+        wall_s = run_child(contender.command(n_trials, Path(own)), Path(own))
         contender.check(n_trials, Path(own))
     return wall_s
 
@@ -114,7 +104,7 @@ def _contenders(store: Path) -> list[Contender]:
         spec = folder / "noop.yaml"
         text = SPEC.format(store=store, n_trials=n_trials, epochs=N_REPORTS, n_slots=N_SLOTS, folder=folder)
         spec.write_text(text, encoding="utf-8")
-        return [sys.executable, "-m", "benchmarks.sweep_process", str(spec), "--runs", str(folder / "runs")]
+        return ["benchmarks.sweep_process", str(spec), "--runs", str(folder / "runs")]
 
     return [
         Contender("this platform", "everything on, workers: 0", 50, 500, sweep, _check_sweep),
@@ -127,7 +117,7 @@ def _contenders(store: Path) -> list[Contender]:
 
 def _stock(key: str, name: str, note: str, few: int, many: int) -> Contender:
     def command(n_trials: int, folder: Path) -> Sequence[str]:
-        return [sys.executable, "-m", "benchmarks.stock_trials", key, str(n_trials), str(folder)]
+        return ["benchmarks.stock_trials", key, str(n_trials), str(folder)]
 
     return Contender(name, note, few, many, command, check=lambda n_trials, folder: None)  # the process checks itself
 

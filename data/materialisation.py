@@ -183,8 +183,8 @@ def _n_values(plan: Plan) -> int:
 
 def _memory_limit() -> float:
     """Return the bytes that may be used on the smallest node; every node that trains holds its own copy."""
-    nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
-    resources: dict[str, float] = ray.available_resources()  # type: ignore[no-untyped-call]
+    nodes: list[dict[str, Any]] = ray.nodes()
+    resources: dict[str, float] = ray.available_resources()
     totals: list[float] = [node["Resources"].get("object_store_memory", 0) for node in nodes if node["Alive"]]
     available = resources.get("object_store_memory", 0)
     return STORE_SHARE * min(*totals, available / len(totals))

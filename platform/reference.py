@@ -14,8 +14,8 @@ from pydantic import BaseModel, TypeAdapter
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
+from platform.domains import ARGUMENTS, VERBS
 from platform.samplers import SAMPLERS
-from platform.search_space import ARGUMENTS, VERBS
 from platform.spec import Spec
 from platform.spec_error import models_in
 from trainables import METHODS

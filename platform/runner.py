@@ -15,7 +15,7 @@ from ray import tune
 
 from platform.scheduler import CooperativeScheduler
 from platform.searcher import StudySearcher, TrialStarts
-from platform.spec import ResourcesSpec
+from platform.spec_sections import ResourcesSpec
 from platform.study import Study
 from trainables.tune_trial import TrialSetup, build_trainable
 
@@ -57,7 +57,7 @@ def concurrency(resources: ResourcesSpec) -> int:
     """
     available = ray.cluster_resources()
     group_size = max(1, resources.workers)
-    fits = int(available.get("CPU", 0) // (group_size * resources.cpus))
+    fits = int(available.get("CPU", 0) / (group_size * resources.cpus) + 1e-9)  # 2 // 0.2 is 9
     if resources.gpus:
         fits = min(fits, int(available.get("GPU", 0) / (group_size * resources.gpus) + 1e-9))
     if fits < 1:

@@ -21,7 +21,8 @@ from scipy.stats import qmc
 from platform.search_space import SearchSpace, SpaceError
 
 if TYPE_CHECKING:
-    from platform.spec import SearchSpec, Spec
+    from platform.spec import Spec
+    from platform.spec_sections import SearchSpec
 
 STATIC_QUANTITIES: Final = ("parameters", "onnx_bytes")
 """Known before training: a proposal that breaks a bound on them never becomes a trial."""

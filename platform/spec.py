@@ -8,21 +8,17 @@ from __future__ import annotations
 import contextlib
 import io
 import math
-import re
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, Self
+from typing import Annotated, Any, Final, Self
 
 import numpy as np
 from pydantic import (
     AfterValidator,
     BaseModel,
-    ConfigDict,
-    Discriminator,
     Field,
     Strict,
-    Tag,
     TypeAdapter,
     ValidationError,
     field_validator,
@@ -33,277 +29,28 @@ from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap
 
 from data.config import DataConfig
+from platform.domains import VERBS, Domain
 from platform.samplers import SamplerError, check_sampler
-from platform.search_space import VERBS, Domain, SearchSpace, SpaceError, flatten, nearest, nest, parse_space
-from platform.spec_error import SpecError, broken_rule, faults, models_in
+from platform.search_space import SearchSpace, SpaceError, flatten, nearest, nest, parse_space
+from platform.spec_error import broken_rule, faults, models_in
 from platform.spec_file import read_spec_file
+from platform.spec_sections import (
+    IDLE_OPTIONS,
+    BudgetSpec,
+    Constraint,
+    ResourcesSpec,
+    SearchSpec,
+    Section,
+    TrackingSpec,
+    constraint_text,
+)
 from trainables import METHODS
 
 N_TRIED_CONFIGURATIONS: Final = 20
 """Points drawn at validation and built as the method's own configuration, to find rules between parameters."""
 
-Mode = Literal["max", "min"]
-SamplerName = Literal["tpe", "gp", "cmaes", "nsgaii", "qmc", "random", "grid"]
-SchedulerName = Literal["asha", "median", "none"]
 
-__all__ = ["BudgetSpec", "Constraint", "Objective", "ResourcesSpec", "SearchSpec", "Spec", "SpecError", "TrackingSpec",
-           "parse_spec"]  # fmt: skip
-
-
-def _unit(unit: str) -> dict[str, Any]:
-    return {"unit": unit}
-
-
-class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
-
-    def _resolve(self, **values: Any) -> None:
-        """Fill defaults that depend on other keys, while the object is being made."""
-        for name, value in values.items():
-            object.__setattr__(self, name, value)
-
-
-def _check_quantity(name: str) -> str:
-    """A metric is `<split>/<name>`; what is known of a trial as a whole is one word."""
-    if name.startswith("test/"):
-        raise ValueError("the test fold is looked at once, after the search; use val/")
-    if not re.fullmatch(r"(train|val)/[\w./-]+|[A-Za-z]\w*", name):
-        raise ValueError("must be train/NAME, val/NAME, or a quantity of the whole trial such as onnx_bytes")
-    return name
-
-
-Quantity = Annotated[str, AfterValidator(_check_quantity)]
-
-
-# ------------------------------------------------------------------ constraints
-
-_CONSTRAINT: Final = re.compile(r"\s*(?P<quantity>[\w./-]+)\s*(?P<direction><=|>=)\s*(?P<bound>\S+)\s*")
-
-
-class Constraint(BaseModel):
-    """A bound on a number that trials report."""
-
-    model_config = ConfigDict(frozen=True)
-
-    quantity: Quantity
-    direction: Literal["<=", ">="]
-    bound: float = Field(allow_inf_nan=False)
-
-    @classmethod
-    def parse(cls, text: str) -> Self:
-        """Read `name <= number` or `name >= number`.
-
-        Raises:
-            ValueError: the text is something else.
-        """
-        match = _CONSTRAINT.fullmatch(text)
-        try:
-            bound = float(match["bound"]) if match else math.nan
-        except ValueError:
-            bound = math.nan
-        if match is None or not math.isfinite(bound):
-            raise ValueError("must be `name <= number` or `name >= number`, e.g. onnx_bytes <= 4e6")
-        quantity = _check_quantity(match["quantity"])
-        return cls.model_validate({"quantity": quantity, "direction": match["direction"], "bound": bound})
-
-    @property
-    def text(self) -> str:
-        """The constraint as it stands in a spec; the key of its excess in the journal and in Optuna."""
-        whole = self.bound.is_integer() and abs(self.bound) < 1e15
-        return f"{self.quantity} {self.direction} {int(self.bound) if whole else self.bound!r}"
-
-    def excess(self, quantities: Mapping[str, float]) -> float:
-        """Return by how much the bound is exceeded; feasible where this is at most 0.
-
-        Raises:
-            ValueError: the trial did not report the quantity.
-        """
-        if self.quantity not in quantities:
-            near = nearest(self.quantity, list(quantities))
-            hint = f"; did you mean {near!r}?" if near else ""
-            raise ValueError(f"constraints: {self.text}: no trial reports {self.quantity!r}{hint}")
-        over = quantities[self.quantity] - self.bound
-        return over if self.direction == "<=" else -over
-
-
-def _constraint_text(text: str) -> str:
-    return Constraint.parse(text).text
-
-
-# ------------------------------------------------------------------ sections
-
-
-class Objective(_Section):
-    """A number to make large or small."""
-
-    metric: Quantity = Field(description="what every trial reports, such as val/auroc")
-    mode: Mode = Field(description="whether more is better")
-
-
-_IDLE_OPTIONS: Final[Mapping[SchedulerName, tuple[str, ...]]] = {
-    "asha": (),
-    "median": ("reduction_factor", "brackets"),
-    "none": ("grace_period", "reduction_factor", "brackets"),
-}
-
-
-def _metric_shape(value: Any) -> str:
-    return "several" if isinstance(value, list | tuple) else "one"
-
-
-class SearchSpec(_Section):
-    """How the space is searched."""
-
-    metric: Annotated[
-        Annotated[Quantity, Tag("one")]
-        | Annotated[tuple[Objective, ...], Strict(False), Field(min_length=1), Tag("several")],
-        Discriminator(_metric_shape),
-    ] = Field(
-        "val/loss",
-        description="what every trial reports and the search improves; or a list of objectives `{metric, mode}`, of "
-        "which the scheduler acts on the first",
-    )
-    mode: Mode | None = Field(
-        None, description="whether more is better; required beside one metric (val/loss: min), not beside a list"
-    )
-    sampler: SamplerName = Field("tpe", description="proposes configurations; the table of samplers says which spaces")
-    scheduler: SchedulerName = Field(
-        "asha", description="stops trials: asha at rungs, median below the others' median, none never"
-    )
-    grace_period: Annotated[int, Field(ge=1)] | None = Field(
-        None,
-        description="epochs that no trial is stopped before; default: a ninth of budget.epochs, at least 1",
-        json_schema_extra=_unit("epochs"),
-    )
-    reduction_factor: float = Field(3.0, gt=1, description="asha: of the trials at a rung, one in this many goes on")
-    brackets: int = Field(1, ge=1, le=10, description="asha: ladders of rungs; each starts one rung later")
-    n_startup_trials: Annotated[int, Field(ge=1)] | None = Field(
-        None,
-        description="tpe, gp, cmaes: random draws before the model; default: 10 (cmaes: 1), at most a third of trials",
-        json_schema_extra=_unit("trials"),
-    )
-    population_size: Annotated[int, Field(ge=2)] | None = Field(
-        None,
-        description="nsgaii, cmaes: trials a generation; default: nsgaii a quarter of the trials, from 4 to 50; cmaes "
-        "4 + 3 ln(number of parameters)",
-        json_schema_extra=_unit("trials"),
-    )
-    multivariate: bool | None = Field(
-        None, description="tpe: model parameters jointly; default: with one objective, or with group"
-    )
-    group: bool | None = Field(
-        None, description="tpe: joint models of the parameters active together; default: in conditional spaces"
-    )
-    constant_liar: bool | None = Field(None, description="tpe: keep away from running trials; default: true")
-    try_first: Annotated[tuple[dict[str, Any], ...], Strict(False)] = Field(
-        (), description="points to try before the sampler's; what a point leaves out, the sampler draws"
-    )
-
-    @model_validator(mode="after")
-    def _check_mode(self) -> Self:
-        if isinstance(self.metric, tuple):
-            if self.mode is not None:
-                raise broken_rule(("mode",), f"stands in every objective of the list instead; got {self.mode!r}")
-            names = [objective.metric for objective in self.metric]
-            if len(set(names)) < len(names):
-                raise broken_rule(("metric",), f"objectives must differ; got {', '.join(names)}")
-        elif self.mode is None:
-            if self.metric != "val/loss":
-                raise broken_rule((), f"mode is required beside metric: {self.metric}; give max or min")
-            self._resolve(mode="min")
-        return self
-
-    @model_validator(mode="after")
-    def _check_scheduler(self) -> Self:
-        for option in _IDLE_OPTIONS[self.scheduler]:
-            if option in self.model_fields_set:
-                takers = "asha and median" if option == "grace_period" else "asha"
-                raise broken_rule(
-                    (option,), f"has no meaning for scheduler {self.scheduler}, only for {takers}; leave it out"
-                )
-        first = self.objectives[0].metric
-        if self.scheduler != "none" and "/" not in first:
-            rule = f"the scheduler needs what changes with the epochs (val/...) as first objective; got {first!r}"
-            raise broken_rule(("metric",), rule)
-        return self
-
-    @property
-    def objectives(self) -> tuple[Objective, ...]:
-        """The objectives; the scheduler acts on the first."""
-        if isinstance(self.metric, tuple):
-            return self.metric
-        assert self.mode is not None
-        return (Objective(metric=self.metric, mode=self.mode),)
-
-    def resolved_grace_period(self, max_epochs: int) -> int:
-        """Return the grace period in epochs: a ninth of the longest trial unless given."""
-        # Shorter, and a model-based sampler locks onto fast starters.
-        return self.grace_period if self.grace_period is not None else max(1, max_epochs // 9)
-
-
-class BudgetSpec(_Section):
-    """What the search may cost. The first bound that is reached ends it."""
-
-    trials: int = Field(
-        100, ge=1, le=1_000_000, description="trials; 1 without a verb in params, and the whole grid if that is smaller"
-    )
-    epochs: int = Field(ge=1, le=1_000_000, description="most epochs of one trial", json_schema_extra=_unit("epochs"))
-    total_epochs: Annotated[int, Field(ge=1)] | None = Field(
-        None, description="epochs of all trials together; default: no bound", json_schema_extra=_unit("epochs")
-    )
-    wall_time_s: Annotated[float, Field(gt=0)] | None = Field(
-        None, description="time from the start; default: no bound", json_schema_extra=_unit("s")
-    )
-    disk_bytes: Annotated[float, Field(gt=0)] | None = Field(
-        None, description="size of the sweep's folder; default: no bound", json_schema_extra=_unit("bytes")
-    )
-
-    @property
-    def most_epochs(self) -> int:
-        """The most epochs that all trials together can cost."""
-        product = self.trials * self.epochs
-        return min(product, self.total_epochs or product)
-
-
-class ResourcesSpec(_Section):
-    """What a trial runs on."""
-
-    workers: int = Field(
-        0, ge=0, le=1024, description="processes a trial; 0 trains in the trial's own, reused process, N with DDP"
-    )
-    cpus: float = Field(1.0, gt=0, description="CPUs a process", json_schema_extra=_unit("CPUs"))
-    gpus: float = Field(0.0, ge=0, description="GPUs a process; below 1 it is shared", json_schema_extra=_unit("GPUs"))
-    concurrency: Annotated[int, Field(ge=1)] | None = Field(
-        None, description="trials at a time; default: as many as the machine holds"
-    )
-    first_report_timeout_s: float = Field(
-        600.0,
-        gt=0,
-        description="a trial that has reported nothing for so long has failed",
-        json_schema_extra=_unit("s"),
-    )
-
-    @field_validator("gpus")
-    @classmethod
-    def _check_gpus(cls, gpus: float) -> float:
-        if gpus > 1 and gpus != int(gpus):
-            raise ValueError("must be a fraction below 1, or whole")
-        return gpus
-
-
-class TrackingSpec(_Section):
-    """Where MLflow keeps the runs."""
-
-    uri: str = Field("sqlite:///mlflow.db", min_length=1, description="MLflow's store, or a tracking server's URI")
-    experiment: Annotated[str, Field(min_length=1)] | None = Field(
-        None, description="the table that sweeps stand in; default: the store's name"
-    )
-
-
-# ------------------------------------------------------------------ the whole
-
-
-class Spec(_Section):
+class Spec(Section):
     """A study: one method, its data, the space of its parameters, and how that is searched."""
 
     name: str = Field(
@@ -316,7 +63,7 @@ class Spec(_Section):
         default_factory=dict, description="the method's parameters: a value, or a verb with its range"
     )
     search: SearchSpec = Field(default_factory=SearchSpec, description="how the space is searched")
-    constraints: Annotated[tuple[Annotated[str, AfterValidator(_constraint_text)], ...], Strict(False)] = Field(
+    constraints: Annotated[tuple[Annotated[str, AfterValidator(constraint_text)], ...], Strict(False)] = Field(
         (), description="bounds on what trials report, such as `onnx_bytes <= 4e6`"
     )
     budget: BudgetSpec = Field(description="what the search may cost")
@@ -458,7 +205,7 @@ class Spec(_Section):
 def _is_written(section: BaseModel, key: str, value: Any) -> bool:
     """Leave out what is not set, and what the rest of the section makes meaningless."""
     if isinstance(section, SearchSpec):
-        if key in _IDLE_OPTIONS[section.scheduler]:
+        if key in IDLE_OPTIONS[section.scheduler]:
             return False
         if key == "try_first" and not value:
             return False
@@ -544,7 +291,7 @@ def _check_type(taken: Any, value: Any) -> None:
 
 
 def _param_fault(error: ValidationError, path: tuple[str, ...], value: Any) -> Exception:
-    details = faults(error, _Section, {})[0]
+    details = faults(error, Section, {})[0]
     rule = details.rule if repr(value) in details.rule else f"{details.rule} in {value!r}"
     return broken_rule(path, rule, details.suggestion)
 

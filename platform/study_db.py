@@ -6,10 +6,16 @@ import datetime
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
 
 import optuna
-from optuna.distributions import json_to_distribution
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    check_distribution_compatibility,
+    json_to_distribution,
+)
 from optuna.exceptions import ExperimentalWarning
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
@@ -30,8 +36,18 @@ Objectives = Sequence[tuple[str, Literal["max", "min"]]]
 """(metric, "max" or "min"), the first of which the scheduler acts on."""
 
 
-def write_study(path: Path, name: str, objectives: Objectives, record: SweepRecord) -> optuna.Study:
-    """Write the study of `record` anew beside `path`, put it in place of what was there, and open it."""
+def write_study(
+    path: Path,
+    name: str,
+    objectives: Objectives,
+    record: SweepRecord,
+    space: Mapping[str, BaseDistribution] = MappingProxyType({}),
+) -> optuna.Study:
+    """Write the study of `record` anew beside `path`, put it in place of what was there, and open it.
+
+    Args:
+        space: the distributions that the next proposals are drawn from, where they may have changed since.
+    """
     fresh = path.with_suffix(".new")
     fresh.unlink(missing_ok=True)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -45,7 +61,7 @@ def write_study(path: Path, name: str, objectives: Objectives, record: SweepReco
         warnings.simplefilter("ignore", ExperimentalWarning)
         study.set_metric_names([metric for metric, _ in objectives])
     for trial in frozen_trials(record, objectives):
-        study.add_trial(trial)
+        study.add_trial(_moved_to(space, trial))
     storage.engine.dispose()
     fresh.replace(path)
     return optuna.load_study(study_name=name, storage=_open_storage(path))
@@ -71,6 +87,37 @@ def frozen_trials(record: SweepRecord, objectives: Objectives) -> Iterator[Froze
     for number in sorted(proposals):
         proposal = proposals[number]
         yield _infeasible(proposal) if isinstance(proposal, Event) else _frozen(proposal, objectives)
+
+
+def _moved_to(space: Mapping[str, BaseDistribution], trial: FrozenTrial) -> FrozenTrial:
+    """Express a trial in a space that has changed since: Optuna refuses other categories under the same name.
+
+    A value that the new space can't hold, such as a category that is gone, is left out.
+    """
+    distributions = {}
+    for name, old in trial.distributions.items():
+        new = space.get(name, old)
+        if new == old or _holds(new, trial.params[name]):
+            distributions[name] = new
+        elif _is_compatible(old, new):
+            distributions[name] = old
+    trial.params = {name: trial.params[name] for name in distributions}
+    trial.distributions = distributions
+    return trial
+
+
+def _holds(distribution: BaseDistribution, value: Any) -> bool:
+    if isinstance(distribution, CategoricalDistribution):
+        return value in distribution.choices
+    return isinstance(value, int | float) and distribution._contains(float(value))
+
+
+def _is_compatible(old: BaseDistribution, new: BaseDistribution) -> bool:
+    try:
+        check_distribution_compatibility(old, new)
+    except ValueError:
+        return False
+    return True
 
 
 def _infeasible(event: Event) -> FrozenTrial:

@@ -283,7 +283,7 @@ class _Sweep:
             spec,
             journal,
             record,
-            write_study(self.folder / STUDY_NAME, self.folder.name, objectives, record),
+            write_study(self.folder / STUDY_NAME, self.folder.name, objectives, record, spec.space.distributions()),
             rule,
             self._static_quantities,
             post,

@@ -114,7 +114,8 @@ def _completeness(evaluation: Evaluation, label_set: LabelSet) -> Callable[[Floa
 
 def _contrast(truth_NK: Floats, weights_RN: Floats) -> NDArray[np.bool_]:
     positives_RK = weights_RN @ truth_NK
-    return (positives_RK > 0) & (positives_RK < weights_RN.sum(axis=1, keepdims=True))
+    mask_RK: NDArray[np.bool_] = (positives_RK > 0) & (positives_RK < weights_RN.sum(axis=1, keepdims=True))
+    return mask_RK
 
 
 def _varies(labels_NK: NDArray[np.float32], weights_RN: Floats) -> NDArray[np.bool_]:
@@ -137,7 +138,8 @@ def _truth(evaluation: Evaluation, label_set: LabelSet) -> Floats:
 
 def _called(evaluation: Evaluation, label_set: LabelSet) -> Floats:
     if label_set.task == "multiclass":
-        return np.eye(label_set.n_outputs)[evaluation.predicted_NK.argmax(axis=1)]
+        called_NK: Floats = np.eye(label_set.n_outputs)[evaluation.predicted_NK.argmax(axis=1)]
+        return called_NK
     return (evaluation.predicted_NK >= evaluation.thresholds_K).astype(np.float64)
 
 
@@ -183,7 +185,8 @@ def _trapezoids(y_RT: Floats, x_RT: Floats, first: float) -> Floats:
 
 def _ratio(part: Floats, whole: Floats, otherwise: float = 0.0) -> Floats:
     whole = np.broadcast_to(whole, part.shape)
-    return np.divide(part, whole, out=np.full(part.shape, otherwise), where=whole > 0)
+    ratio: Floats = np.divide(part, whole, out=np.full(part.shape, otherwise), where=whole > 0)
+    return ratio
 
 
 def _mean(values_RK: Floats, present_RK: NDArray[np.bool_]) -> Floats:

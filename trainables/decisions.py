@@ -40,4 +40,4 @@ class Decisions:
 def start_decisions() -> ActorHandle[Any]:
     """Start the mailbox on the cluster that this process is connected to."""
     handle: Any = ray.remote(Decisions).options(num_cpus=0, max_concurrency=1000).remote()
-    return handle
+    return handle  # type: ignore[no-any-return]

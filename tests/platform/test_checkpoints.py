@@ -1,14 +1,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from platform.checkpoints import KEPT_TRIALS, CheckpointKeeper, rank
-from platform.journal import Event, SweepRecord, replay
-from platform.study_db import Objectives
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from platform.checkpoints import KEPT_TRIALS, CheckpointKeeper, rank
+from platform.journal import Event, SweepRecord, replay
+from platform.study_db import Objectives
 from trainables.tune_trial import BEST_FILE, LAST_FILE
 
 ONE: Objectives = [("val/auroc", "max")]
@@ -158,8 +158,8 @@ def test_files_that_are_no_checkpoints_count_too_and_the_shortage_names_the_way_
     folder.end(folder.start(0))
     (tmp_path / "journal.jsonl").write_bytes(bytes(500))
     assert folder.keeper.shortage() == (
-        f"budget.disk_bytes: {tmp_path} would take 1,000 bytes with one more trial, more than 900; resume with a higher "
-        "budget.disk_bytes"
+        f"budget.disk_bytes: {tmp_path} would take 1,000 bytes with one more trial, more than 900; resume "
+        "with a higher budget.disk_bytes"
     )
 
 

@@ -4,12 +4,12 @@ import json
 import math
 import time
 from pathlib import Path
-from platform.journal import FILE_NAME, Event, Journal, read_events, replay
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from platform.journal import FILE_NAME, Event, Journal, read_events, replay
 from tests.platform.journals import finished_sweep, write_journal
 
 EVENTS = finished_sweep(6)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import inspect
-import platform
 import subprocess
 import sys
 import sysconfig
@@ -13,6 +12,8 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+
+import platform
 
 ROOT = Path(__file__).parents[2]
 
@@ -77,7 +78,9 @@ def test_the_module_in_use_has_both_the_functions_and_the_submodules() -> None:
 
 
 def run(*command: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, *command], cwd=ROOT, capture_output=True, text=True, timeout=250, check=False)
+    return subprocess.run(
+        [sys.executable, *command], cwd=ROOT, capture_output=True, text=True, timeout=250, check=False
+    )
 
 
 def test_packages_that_ask_for_the_platform_import_from_the_root() -> None:
@@ -94,14 +97,9 @@ def test_the_sweep_command_says_how_it_is_used() -> None:
     assert "--resume" in result.stdout
 
 
-@pytest.mark.parametrize("command", [["-m", "pytest"], ["-c", "import sys, pytest; sys.path.remove(''); pytest.main()"]])
-def test_both_ways_to_start_pytest_find_the_submodules(command: list[str]) -> None:
-    """Plain `pytest` does not put the root on the path, and has imported the standard module by then."""
-    if command[0] == "-c":
-        arguments = "['--collect-only', '-q', 'tests/platform/test_journal.py']"
-        command = ["-c", f"import sys, pytest; sys.path.remove(''); sys.exit(pytest.main({arguments}))"]
-    else:
-        command = [*command, "--collect-only", "-q", "tests/platform/test_journal.py"]
-    result = run(*command)
+@pytest.mark.parametrize("flags", [[], ["-P"]], ids=["python -m pytest", "pytest"])
+def test_both_ways_to_start_pytest_find_the_submodules(flags: list[str]) -> None:
+    """Plain `pytest` does not put the root on the path (as with -P), and imports the standard module first."""
+    result = run(*flags, "-m", "pytest", "--collect-only", "-q", "tests/platform/test_journal.py")
     assert result.returncode == 0, result.stdout + result.stderr
     assert "test_any_cut_of_the_bytes_reads_as_a_prefix" in result.stdout

@@ -8,9 +8,9 @@ import jsonschema
 import pytest
 from ruamel.yaml import YAML
 
+from platform.domains import VERBS
 from platform.reference import ROOT, documents, schema
 from platform.samplers import SAMPLERS
-from platform.search_space import VERBS
 from platform.spec import Spec
 from trainables import METHODS
 

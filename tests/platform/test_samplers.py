@@ -15,7 +15,8 @@ from optuna.trial import FrozenTrial, TrialState
 from pydantic import ValidationError
 
 from platform.samplers import SAMPLERS, build_sampler
-from platform.spec import SamplerName, Spec
+from platform.spec import Spec
+from platform.spec_sections import SamplerName
 from tests.platform.specs import make_spec, search
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)

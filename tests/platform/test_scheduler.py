@@ -1,8 +1,6 @@
 from __future__ import annotations
 
 import math
-from platform.scheduler import CooperativeScheduler, Rule, build_rule, rungs
-from platform.spec import Spec
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,6 +11,8 @@ from hypothesis import strategies as st
 from ray.tune.schedulers import TrialScheduler
 from ray.tune.schedulers.async_hyperband import ASHAScheduler, _Bracket
 
+from platform.scheduler import CooperativeScheduler, Rule, build_rule, rungs
+from platform.spec import Spec
 from tests.platform.specs import make_spec, search
 
 Report = tuple[str, int, float]
@@ -139,9 +139,7 @@ def test_the_median_rule_stops_below_the_median_of_the_others_means_since_the_gr
 # ------------------------------------------------------------------ resuming
 
 
-REPORTS = st.lists(
-    st.tuples(st.sampled_from([f"t{i}" for i in range(6)]), st.floats(0, 1)), min_size=1, max_size=40
-)
+REPORTS = st.lists(st.tuples(st.sampled_from([f"t{i}" for i in range(6)]), st.floats(0, 1)), min_size=1, max_size=40)
 
 
 def with_epochs(draws: list[tuple[str, float]]) -> list[Report]:
@@ -173,7 +171,7 @@ def test_a_rule_refed_from_a_journal_judges_as_the_unbroken_one(
     verdicts = [judge(unbroken, *report) for report in reports]
     for report in reports[:cut]:
         judge(refed, *report)
-    np.random.seed(1)  # another process' global generator  # noqa: NPY002
+    np.random.seed(1)  # another process' global generator
     assert [judge(refed, *report) for report in reports[cut:]] == verdicts[cut:]
     assert refed.rung_scores() == unbroken.rung_scores()
     assert refed.stopped == unbroken.stopped
@@ -213,10 +211,10 @@ def test_a_trials_bracket_depends_on_the_seed_and_its_name_alone() -> None:
 
 
 def test_numpys_global_generator_is_left_alone() -> None:
-    np.random.seed(3)  # noqa: NPY002
-    before = np.random.get_state()[1].copy()  # type: ignore[union-attr]  # noqa: NPY002
+    np.random.seed(3)
+    before = np.random.get_state()[1].copy()  # type: ignore[union-attr]
     judge(make_rule(asha_spec(brackets=3)), "t0000", 1, 0.5)
-    assert (np.random.get_state()[1] == before).all()  # type: ignore[index]  # noqa: NPY002
+    assert (np.random.get_state()[1] == before).all()  # type: ignore[index]
 
 
 # ------------------------------------------------------------------ Tune's side

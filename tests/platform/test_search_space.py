@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from platform.search_space import (
+from platform.domains import (
     VERBS,
     Choice,
     Domain,
@@ -20,13 +20,10 @@ from platform.search_space import (
     QRandInt,
     QUniform,
     RandInt,
-    SpaceError,
     Uniform,
-    flatten,
-    nest,
     parse_domain,
-    parse_space,
 )
+from platform.search_space import SpaceError, flatten, nest, parse_space
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 

@@ -11,7 +11,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from platform.spec import Constraint, Spec, SpecError, parse_spec
+from platform.spec import Spec, parse_spec
+from platform.spec_error import SpecError
+from platform.spec_sections import Constraint
 from platform.spec_file import MAX_BYTES
 from tests.platform.specs import make_spec, search
 
@@ -69,8 +71,8 @@ def test_a_shipped_search_space_says_its_command_first(path: Path) -> None:
 
 def test_the_quickstart_is_resolved() -> None:
     spec = parse_spec(ROOT / "searchspaces/quickstart.yaml")
-    assert spec.search.grace_period == 3
-    assert spec.search.n_startup_trials == 10
+    assert spec.search.grace_period == max(1, spec.budget.epochs // 9)
+    assert spec.search.n_startup_trials == min(10, spec.budget.trials // 3)
     assert spec.search.group is True
     assert spec.tracking.experiment == "synthetic_rhythm"
     assert spec.constraints == ("onnx_bytes <= 4000000",)

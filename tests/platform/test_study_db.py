@@ -2,8 +2,6 @@ from __future__ import annotations
 
 import datetime
 from pathlib import Path
-from platform.journal import Event, SweepRecord, replay
-from platform.study_db import FILE_NAME, Objectives, frozen_trials, outcome_quantities, outcome_values, write_study
 from typing import Any
 
 import optuna
@@ -12,6 +10,8 @@ from optuna.distributions import FloatDistribution, distribution_to_json
 from optuna.study import StudyDirection
 from optuna.trial import TrialState
 
+from platform.journal import Event, SweepRecord, replay
+from platform.study_db import FILE_NAME, Objectives, frozen_trials, outcome_quantities, outcome_values, write_study
 from tests.platform.journals import finished_sweep
 from tests.platform.simulated_sweep import Disk, Session, curve, facts, objectives_of
 from tests.platform.specs import make_spec, search

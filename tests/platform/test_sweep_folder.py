@@ -7,7 +7,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
-from platform import sweep_folder
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from platform import sweep, sweep_folder
 from platform.journal import Journal
 from platform.sweep_folder import (
     ROOT,
@@ -22,10 +27,6 @@ from platform.sweep_folder import (
     versions,
 )
 
-import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-
 IDENTITY = Identity(
     spec={"seed": 3, "params.lr": {"loguniform": [1e-4, 1e-1]}, "budget.trials": 10, "budget.epochs": 9},
     fingerprint="abc",
@@ -36,7 +37,11 @@ IDENTITY = Identity(
 def open_sweep(folder: Path, identity: Identity = IDENTITY) -> Path:
     journal = Journal(folder)
     journal.append(
-        "opened", spec=identity.spec, fingerprint=identity.fingerprint, code=identity.code, overrides=("budget.trials=10",)
+        "opened",
+        spec=identity.spec,
+        fingerprint=identity.fingerprint,
+        code=identity.code,
+        overrides=("budget.trials=10",),
     )
     journal.close()
     return folder
@@ -76,7 +81,7 @@ def test_a_spec_whose_name_begins_with_anothers_is_another_spec(tmp_path: Path) 
 
 
 def test_a_resume_without_a_sweep_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="no sweep of 'tiny' under .*; start one without --resume"):
+    with pytest.raises(ValueError, match=r"no sweep of 'tiny' under .*; start one without --resume"):
         newest_folder(tmp_path, "tiny")
     with pytest.raises(ValueError, match="not a sweep's folder, it has no journal"):
         read_identity(tmp_path)
@@ -102,10 +107,11 @@ def holder(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
     process.wait()
 
 
-def test_a_second_process_is_refused_until_the_first_is_gone(
-    tmp_path: Path, holder: subprocess.Popen[str]
-) -> None:
-    with pytest.raises(ValueError, match="another process runs this sweep; wait for its end or stop it"), locked(tmp_path):
+def test_a_second_process_is_refused_until_the_first_is_gone(tmp_path: Path, holder: subprocess.Popen[str]) -> None:
+    with (
+        pytest.raises(ValueError, match="another process runs this sweep; wait for its end or stop it"),
+        locked(tmp_path),
+    ):
         pass
     holder.kill()  # SIGKILL: nothing of the process' own could free the lock
     holder.wait()
@@ -163,6 +169,43 @@ def test_changed_data_and_code_are_printed() -> None:
 )  # fmt: skip
 def test_budget_resources_and_tracking_may_change(key: str, value: int) -> None:
     assert replace(IDENTITY, spec={**IDENTITY.spec, key: value}).changes_from(IDENTITY) == []
+
+
+SPEC_TEXT = """
+name: tiny
+method: supervised
+data: {store: stores/tiny, synthetic: {task: beats, n_records: 200}}
+params: {lr: {loguniform: [1e-4, 1e-1]}}
+search: {metric: val/auroc, mode: max, sampler: SAMPLER, scheduler: none}
+budget: {trials: 9, epochs: 2}
+"""
+
+
+def resumed(tmp_path: Path, sampler: str, *overrides: str) -> list[str]:
+    """Begin a sweep of 9 trials, resume it with `overrides`, and return what has changed."""
+    spec_file, folder = tmp_path / "tiny.yaml", tmp_path / "tiny-001"
+    spec_file.write_text(SPEC_TEXT.replace("SAMPLER", sampler))
+    folder.mkdir()
+    first, _ = sweep._read_request(sweep._parse_arguments([str(spec_file)]))
+    journal = Journal(folder)
+    journal.append("opened", spec=sweep._flat_spec(first), fingerprint="", code="", overrides=())
+    journal.close()
+    flags = [flag for override in overrides for flag in ("--set", override)]
+    spec, request = sweep._read_request(sweep._parse_arguments([str(spec_file), "--resume", str(folder), *flags]))
+    assert request.overrides == overrides
+    return Identity(sweep._flat_spec(spec), "", "").changes_from(read_identity(folder)[0])
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "gp", "cmaes", "nsgaii"])
+def test_more_trials_do_not_change_the_samplers_defaults_that_the_first_budget_gave(
+    tmp_path: Path, sampler: str
+) -> None:
+    assert resumed(tmp_path, sampler, "budget.trials=90", "budget.wall_time_s=5") == []
+
+
+def test_a_samplers_option_that_is_set_on_a_resume_is_a_change(tmp_path: Path) -> None:
+    changes = resumed(tmp_path, "tpe", "budget.trials=90", "search.n_startup_trials=5")
+    assert changes == ["search.n_startup_trials: 3 -> 5"]
 
 
 def test_the_codes_hash_is_stable_and_hears_of_every_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

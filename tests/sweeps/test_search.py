@@ -23,7 +23,7 @@ def in_default_run(sampler: str) -> Any:
     return sampler if sampler == "gp" else pytest.param(sampler, marks=pytest.mark.slow)
 
 
-@pytest.mark.parametrize("sampler", map(in_default_run, ["tpe", "gp", "cmaes", "nsgaii", "qmc", "random"]))
+@pytest.mark.parametrize("sampler", [*map(in_default_run, ["tpe", "gp", "cmaes", "nsgaii", "qmc", "random"])])
 def test_every_sampler_runs(sampler: str, place: Workplace, scripted: None) -> None:
     assert place.sweep(method="scripted", params=SCORE, search=search(sampler), budget=ONE_EPOCH) == 0
     record = place.record()
@@ -100,3 +100,11 @@ def test_the_median_rule_stops_what_is_worse_than_the_others(place: Workplace, s
     assert code == 0
     assert states(place.record())["t0004"] == "STOPPED"
     assert place.record().trials["t0004"].epochs < 3
+
+
+def test_a_constraint_on_what_no_trial_reports_is_told(place: Workplace, scripted: None) -> None:
+    code = place.sweep(
+        method="scripted", params=SCORE, search=search("random"), constraints=["val/aurok >= 0.5"], budget=ONE_EPOCH
+    )
+    assert code == 1
+    assert "no trial reports 'val/aurok'; did you mean 'val/auroc'?" in place.record().trials["t0000"].error

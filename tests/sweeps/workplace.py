@@ -101,7 +101,8 @@ class Workplace:
         """Return the MLflow runs of a sweep by trial, its own run under ''."""
         client = MlflowClient(tracking_uri=self.tracking_uri)
         experiment = client.get_experiment_by_name(self.folder.name)
-        assert experiment is not None
+        if experiment is None:  # a sweep that was killed before the tracker's first turn
+            return {}
         found = client.search_runs([experiment.experiment_id], f"tags.sweep = '{sweep_name}'")
         runs = {run.data.tags.get("trial", ""): run for run in found}
         assert len(runs) == len(found), "a trial has one run"

@@ -46,9 +46,7 @@ def made(task: Task, n: int, n_outputs: int = 3, seed: int = 0, decimals: int = 
 def evaluation(predicted_NK: NDArray[Any], labels_NK: NDArray[Any], labels: LabelSet) -> Evaluation:
     thresholds_K = np.full(labels.n_outputs, 0.5)
     predicted_NK, labels_NK = predicted_NK.astype(np.float64), labels_NK.astype(np.float32)
-    return Evaluation(
-        score(predicted_NK, labels_NK, labels, thresholds_K, BETA), thresholds_K, predicted_NK, labels_NK
-    )
+    return Evaluation(score(predicted_NK, labels_NK, labels, thresholds_K, BETA), thresholds_K, predicted_NK, labels_NK)
 
 
 # ------------------------------------------------------------------ the metrics of a resample
@@ -181,7 +179,9 @@ def test_without_any_contrast_only_accuracy_has_an_interval() -> None:
 def test_when_no_draw_has_every_class_the_resample_is_scored_with_those_it_has() -> None:
     """Two patients, one positive in each of two labels: a resample with both labels needs both patients."""
     labels_NK = np.array([[1, 0], [0, 0], [0, 1], [0, 0]], dtype=np.float32)
-    whole = evaluation(np.array([[0.9, 0.2], [0.1, 0.3], [0.4, 0.8], [0.2, 0.1]]), labels_NK, label_set("multilabel", 2))
+    whole = evaluation(
+        np.array([[0.9, 0.2], [0.1, 0.3], [0.4, 0.8], [0.2, 0.1]]), labels_NK, label_set("multilabel", 2)
+    )
     weights_RN = np.array([[2.0, 2.0, 0.0, 0.0]])
     scores = resampled_scores(whole, label_set("multilabel", 2), BETA, weights_RN)
     assert scores["auroc"].tolist() == [1.0]
