@@ -69,7 +69,7 @@ def test_nothing_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.chdir(tmp_path)
     text = dry_run_text(spec)
     assert os.listdir(tmp_path) == []
-    assert "stores/synthetic_rhythm will be made at first use: 4,000 synthetic records" in text
+    assert "stores/synthetic_rhythm will be made at first use: 2,000 synthetic records" in text
 
 
 def test_the_records_and_folds_of_a_store_are_given(tmp_path: Path) -> None:
