@@ -28,7 +28,7 @@ from trainables.bootstrap import bootstrap_intervals
 from trainables.checkpoint import load_weights, save_weights
 from trainables.evaluation import Evaluation, evaluate
 from trainables.onnx_export import export_onnx
-from trainables.tune_trial import BEST_FILE, nested
+from trainables.tune_trial import BEST_FILE
 from trainables.windows import window_signal
 
 PREDICTIONS_FILE = "test_predictions.npz"
@@ -123,7 +123,7 @@ class _Winner:
         self.checkpoint = folder / "trials" / trial.trial / BEST_FILE
         self.folder = folder / "best"
         method = METHODS[spec.method]
-        self.config = method.config.model_validate(nested(trial.params))
+        self.config = method.parse_config(trial.params)
         self.model = method.build_model(self.config, dataset.signal, dataset.label_set)
         self.model.load_state_dict(load_weights(self.checkpoint))
         self.device = "cuda" if spec.resources.gpus and torch.cuda.is_available() else "cpu"

@@ -6,7 +6,7 @@ import logging
 import os
 import shutil
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -97,11 +97,18 @@ def run_trials(study: Study, setup: TrialSetup, folder: Path, on_step: Callable[
             verbose=0,
         ),
     )
+    rays_own = folder / ".tune", Path(setup.folder) / ".train"
+    _remove(rays_own)  # of a process that was killed: Train would silently resume a run that it finds
     try:
         with _quiet():
             tuner.fit()
     finally:
-        shutil.rmtree(folder / ".tune", ignore_errors=True)
+        _remove(rays_own)
+
+
+def _remove(folders: Iterable[Path]) -> None:
+    for folder in folders:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager

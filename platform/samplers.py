@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 STATIC_QUANTITIES: Final = ("parameters", "onnx_bytes")
 """Known before training: a proposal that breaks a bound on them never becomes a trial."""
 
+MIN_CMAES_POPULATION: Final = 4
 _MAX_SOBOL_DIMENSIONS: Final = qmc.Sobol.MAXDIM
 
 
@@ -218,6 +219,13 @@ def _check_options(search: SearchSpec, space: SearchSpace, n_trials: int) -> Non
         if value is not None and value >= n_trials > 1:
             rule = f"must be less than budget.trials = {n_trials}, or every draw is random; got {value}"
             raise SamplerError(rule, option)
+    if (
+        search.sampler == "cmaes"
+        and search.population_size is not None
+        and search.population_size < MIN_CMAES_POPULATION
+    ):
+        rule = f"must be at least {MIN_CMAES_POPULATION} for cmaes, which weighs a generation's better half"
+        raise SamplerError(f"{rule}; got {search.population_size}", "population_size")
     if search.group and search.multivariate is False:
         raise SamplerError("needs multivariate, but multivariate is false; leave one of them out", "group")
     if search.sampler == "grid":

@@ -230,18 +230,6 @@ def _is_verb(node: Any) -> bool:
     return isinstance(node, Mapping) and ("when" in node or any(verb in node for verb in VERBS))
 
 
-def nest(flat: Mapping[str, Any]) -> dict[str, Any]:
-    """Return dotted keys as nested mappings; the inverse of `flatten`."""
-    nested: dict[str, Any] = {}
-    for name, value in flat.items():
-        *sections, last = name.split(".")
-        node = nested
-        for section in sections:
-            node = node.setdefault(section, {})
-        node[last] = value
-    return nested
-
-
 def parse_space(params: Mapping[str, Any]) -> SearchSpace:
     """Build the search space from the `params` of a spec: values, verbs, and nested mappings of them.
 

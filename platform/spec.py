@@ -31,7 +31,7 @@ from ruamel.yaml.comments import CommentedMap
 from data.config import DataConfig
 from platform.domains import VERBS, Domain
 from platform.samplers import SamplerError, check_sampler
-from platform.search_space import SearchSpace, SpaceError, flatten, nearest, nest, parse_space
+from platform.search_space import SearchSpace, SpaceError, flatten, nearest, parse_space
 from platform.spec_error import broken_rule, faults, models_in
 from platform.spec_file import read_spec_file
 from platform.spec_sections import (
@@ -45,6 +45,7 @@ from platform.spec_sections import (
     constraint_text,
 )
 from trainables import METHODS
+from trainables.method import nest
 
 N_TRIED_CONFIGURATIONS: Final = 20
 """Points drawn at validation and built as the method's own configuration, to find rules between parameters."""
@@ -183,7 +184,7 @@ class Spec(Section):
         flat = {"epochs": self.budget.epochs, **self.space.fixed, **sampled}
         if flat["epochs"] is None:
             flat["epochs"] = self.budget.epochs
-        return METHODS[self.method].config.model_validate(nest(flat))
+        return METHODS[self.method].parse_config(flat)
 
     def flat_params(self, sampled: Mapping[str, Any]) -> dict[str, Any]:
         """Return every parameter of a trial, the method's defaults included, with dotted keys and JSON's types.

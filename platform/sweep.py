@@ -45,7 +45,7 @@ from platform.tracking import Tracker
 from trainables import METHODS
 from trainables.decisions import Verdict, start_decisions
 from trainables.onnx_export import static_quantities
-from trainables.tune_trial import TrialSetup, nested
+from trainables.tune_trial import TrialSetup
 
 DONE, NOTHING_COMPLETED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 LAST_WORDS_S = 3.0  # that a second Ctrl-C gives the tracker
@@ -306,7 +306,7 @@ class _Sweep:
 
     def _static_quantities(self, params: Mapping[str, Any]) -> dict[str, float]:
         method = METHODS[self.spec.method]
-        config = method.config.model_validate(nested(params))
+        config = method.parse_config(params)
         return static_quantities(method, config, self.dataset.signal, self.dataset.label_set)
 
     def _conclude(self, study: Study, journal: Journal) -> Outcome | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,3 +26,23 @@ class Method:
     config: type[Any]
     build_model: Callable[[Any, Signal, LabelSet], nn.Module]
     train: Callable[[Any, Dataset, Trial], None]
+
+    def parse_config(self, params: Mapping[str, Any]) -> Any:
+        """Build the typed configuration from dotted keys.
+
+        Raises:
+            ValidationError: the method does not allow these values, or not together.
+        """
+        return self.config.model_validate(nest(params))
+
+
+def nest(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """Return dotted keys as nested mappings: {"a.b": 1} -> {"a": {"b": 1}}."""
+    tree: dict[str, Any] = {}
+    for name, value in flat.items():
+        *sections, last = name.split(".")
+        node = tree
+        for section in sections:
+            node = node.setdefault(section, {})
+        node[last] = value
+    return tree

@@ -150,7 +150,7 @@ def train(setup: TrialSetup, task: TrialTask, trial: TuneTrial) -> dict[str, str
     try:
         # As many threads as the trial was given CPUs: two trials on two cores must not fight for four threads.
         torch.set_num_threads(max(1, int(setup.cpus)))
-        config = setup.method.config.model_validate(nested(task.params))
+        config = setup.method.parse_config(task.params)
         setup.method.train(config, setup.dataset.open(), trial)
     except TrialStopped:
         return {"outcome": "INTERRUPTED" if trial.verdict == "interrupt" else "STOPPED", "error": ""}
@@ -179,15 +179,3 @@ def _run(setup: TrialSetup, task: TrialTask) -> dict[str, str]:
     )
     outcome: dict[str, str] = trainer.fit().return_value
     return outcome
-
-
-def nested(flat: Mapping[str, Any]) -> dict[str, Any]:
-    """Turn dotted keys into nested dictionaries: {"a.b": 1} -> {"a": {"b": 1}}."""
-    tree: dict[str, Any] = {}
-    for key, value in flat.items():
-        *parents, leaf = key.split(".")
-        branch = tree
-        for parent in parents:
-            branch = branch.setdefault(parent, {})
-        branch[leaf] = value
-    return tree

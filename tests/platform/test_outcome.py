@@ -23,7 +23,7 @@ from tests.platform.specs import make_spec
 from tests.trainables.tiny_dataset import tiny_dataset
 from trainables import METHODS
 from trainables.checkpoint import load_weights, save_weights
-from trainables.tune_trial import BEST_FILE, nested
+from trainables.tune_trial import BEST_FILE
 
 SPEC = make_spec({"model": "cnn", "channels": 4, "lr": {"loguniform": [1e-4, 1e-1]}})
 DATASET = tiny_dataset("multilabel")
@@ -67,7 +67,7 @@ class Sweep:
         self.write("ended", trial, state=state, constraints={"rule": excess})
         torch.manual_seed(number)
         method = METHODS[SPEC.method]
-        model = method.build_model(method.config.model_validate(nested(params)), DATASET.signal, DATASET.label_set)
+        model = method.build_model(method.parse_config(params), DATASET.signal, DATASET.label_set)
         (self.folder / "trials" / trial).mkdir(parents=True)
         save_weights(self.folder / "trials" / trial / BEST_FILE, model.state_dict())
         return trial

@@ -23,7 +23,8 @@ from platform.domains import (
     Uniform,
     parse_domain,
 )
-from platform.search_space import SpaceError, flatten, nest, parse_space
+from platform.search_space import SpaceError, flatten, parse_space
+from trainables.method import nest
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 

@@ -13,8 +13,8 @@ from pydantic import ValidationError
 
 from platform.spec import Spec, parse_spec
 from platform.spec_error import SpecError
-from platform.spec_sections import Constraint
 from platform.spec_file import MAX_BYTES
+from platform.spec_sections import Constraint
 from tests.platform.specs import make_spec, search
 
 ROOT = Path(__file__).parents[2]

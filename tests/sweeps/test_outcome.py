@@ -19,7 +19,6 @@ from data.dataset import LabelSet, Signal
 from platform.outcome import ONNX_TOLERANCE
 from tests.sweeps.workplace import TWELVE_LEADS, Workplace, states
 from trainables import METHODS
-from trainables.tune_trial import nested
 
 NAMES = ["t0000", "t0001", "t0002", "t0003"]
 
@@ -77,7 +76,7 @@ def test_the_best_model_loads_from_its_files_and_answers_like_its_onnx_file(fini
 
     method, labels = METHODS[config["method"]], config["labels"]
     model = method.build_model(
-        method.config.model_validate(nested(config["params"])),
+        method.parse_config(config["params"]),
         Signal(tuple(config["lead_names"]), config["fs_hz"], config["n_timesteps"]),
         LabelSet(labels["name"], labels["task"], tuple(labels["names"])),
     )

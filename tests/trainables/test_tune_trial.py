@@ -16,8 +16,8 @@ from tests.trainables.tiny_dataset import tiny_dataset
 from trainables import tune_trial
 from trainables.checkpoint import load_checkpoint, load_weights
 from trainables.decisions import Verdict
-from trainables.method import Method
-from trainables.tune_trial import BEST_FILE, LAST_FILE, TrialSetup, TrialTask, TuneTrial, check_metrics, nested, train
+from trainables.method import Method, nest
+from trainables.tune_trial import BEST_FILE, LAST_FILE, TrialSetup, TrialTask, TuneTrial, check_metrics, train
 
 Train = Callable[[Any, Any, Any], None]
 
@@ -310,4 +310,4 @@ def test_a_trial_knows_its_seed_rank_and_device(sweep: Sweep) -> None:
     ],
 )
 def test_dotted_keys_become_nested_dictionaries(flat: dict[str, Any], tree: dict[str, Any]) -> None:
-    assert nested(flat) == tree
+    assert nest(flat) == tree
