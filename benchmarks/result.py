@@ -47,7 +47,9 @@ class Bar:
     @property
     def is_met(self) -> bool:
         median = self.figure.median
-        return median <= self.bound if self.direction == "<=" else median >= self.bound
+        if self.direction == "<=":
+            return 0 < median <= self.bound  # a slope below nothing is noise, and meets no bar
+        return median >= self.bound
 
     def text(self) -> str:
         verdict = "met" if self.is_met else "MISSED"

@@ -30,6 +30,10 @@ def test_a_missed_bar_fails_the_program_only_where_it_is_asked_to_check(most: fl
     assert conclude(result_of(0.1, 0.15, 9.0, most=most), options(check)) == code
 
 
+def test_a_slope_below_nothing_is_noise_and_meets_no_bar() -> None:
+    assert conclude(result_of(-3.0, most=0.2), options(check=True)) == 1
+
+
 def test_the_table_has_median_spread_bars_and_machine(capsys: pytest.CaptureFixture[str]) -> None:
     conclude(result_of(0.1234, 0.1, 2.0, most=0.1), options(check=False))
     text = capsys.readouterr().out
