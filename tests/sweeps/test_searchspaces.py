@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pytest
 
-from data.synthetic import SyntheticConfig
 from platform.spec import parse_spec
 from tests.sweeps.workplace import ROOT, Workplace, states
 
 SPACES = sorted((ROOT / "searchspaces").glob("*.yaml"))
-STANDS_IN = {  # synthetic records in place of stores that a user ingests
+STANDS_IN: dict[str, dict[str, Any]] = {  # synthetic records in place of stores that a user ingests
     "ptbxl": {"task": "morphology", "fs_hz": 100, "duration_s": 10},
     "segments": {"task": "beats"},
 }
@@ -43,7 +42,10 @@ def test_a_shipped_search_space_validates(path: Path, offline: Workplace, capsys
 def test_a_shipped_search_space_runs(path: Path, place: Workplace) -> None:
     spec = parse_spec(path)
     data = {"store": place.folder / "store", "labels": "null", "folds": "null"}
-    synthetic = STANDS_IN.get(path.stem) or cast(SyntheticConfig, spec.data.synthetic).model_dump(mode="json")
+    synthetic = STANDS_IN.get(path.stem)
+    if synthetic is None:
+        assert spec.data.synthetic is not None
+        synthetic = spec.data.synthetic.model_dump(mode="json")
     tiny = {
         **{f"data.{key}": value for key, value in data.items()},
         "data.synthetic": json.dumps({**synthetic, "n_records": 300}),
