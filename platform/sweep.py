@@ -352,6 +352,6 @@ if __name__ == "__main__":
     try:
         code = main()
     except KeyboardInterrupt:
-        print("stopped; go on with the same command and --resume", file=sys.stderr)
+        print("stopped; a sweep that had begun goes on with the same command and --resume", file=sys.stderr)
         code = INTERRUPTED
     sys.exit(code)
