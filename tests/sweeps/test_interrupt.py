@@ -54,7 +54,7 @@ def test_ctrl_c_on_a_terminal_ends_the_sweep_in_order_and_it_goes_on_later(offli
     assert process.wait(60) == 130, place.output
     took_s = time.monotonic() - begin_s
     assert took_s < 10, f"the second Ctrl-C took {took_s:.1f} s"
-    assert place.output.splitlines()[-1].startswith("stopped; go on with"), place.output
+    assert place.output.splitlines()[-1].startswith("stopped; "), place.output
     after = place.record()
     assert states(after) == {"t0000": "RUNNING"}
     assert after.trials["t0000"].attempts == 2
