@@ -161,4 +161,6 @@ _OPEN: Final[Mapping[Source, Callable[[ReadingConfig, Split], Epoch]]] = {
 }
 
 
-READING = Method("reading", ReadingConfig, build_model, train)
+READING = Method(
+    "reading", ReadingConfig, build_model, train, lambda task: frozenset(metric(source) for source in get_args(Source))
+)

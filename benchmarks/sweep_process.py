@@ -15,7 +15,7 @@ from benchmarks.node_memory import sampled
 from benchmarks.noop import NOOP
 from benchmarks.reading import READING
 from platform.sweep import main as sweep
-from trainables import METHODS
+from trainables.methods import METHODS
 
 
 def main() -> int:

@@ -24,7 +24,7 @@ from data.reader import RecordTable
 from data.selection import Plan, Selection, decode, select, stored_signal
 from data.sharing import SharedDataset, build_dataset
 from data.store import MANIFEST_NAME, CorruptShard, Manifest, read_manifest, read_table, verify_shard
-from data.synthetic import SyntheticConfig, SyntheticReader
+from data.synthetic import SyntheticReader, source_text
 
 __all__ = [
     "DataConfig",
@@ -239,10 +239,11 @@ def _check_source(config: DataConfig, manifest: Manifest) -> None:
         )
     if config.synthetic is None:
         return
-    if manifest.kind != "synthetic" or SyntheticConfig.model_validate_json(manifest.source) != config.synthetic:
+    asked = source_text(config.synthetic)
+    if manifest.kind != "synthetic" or manifest.source != asked:
         raise ValueError(
             f"{config.store} was made from {manifest.kind} {manifest.source}, not from data.synthetic "
-            f"{config.synthetic.model_dump_json()}; name another data.store, or remove that folder"
+            f"{asked}; name another data.store, or remove that folder"
         )
 
 

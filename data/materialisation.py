@@ -1,9 +1,9 @@
 """Preparing a data set once for a whole cluster, through Ray Data.
 
-Ray Data decodes and preprocesses the shards in parallel into blocks; then one task a role copies its records out of the
-blocks into one array, which is its result and so lies in the object store, owned by the driver but never in the
-driver's memory. The blocks are released: in steady state there is one copy of the data on a node. While they are
-copied there are two in the object store, which is why at most 40 % of it are used.
+Ray Data decodes and preprocesses the shards in parallel into blocks; one task takes the blocks as they come and copies
+their records into one array a role. The arrays are its results and so lie in the object store, owned by the driver but
+never in the driver's memory. A block is released as soon as it is copied: the store never holds much more than one
+copy of the data.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import ray
+import ray.data
 from numpy.typing import NDArray
 
 from data.parallel import dataset_of, map_items, quiet_ray_data
@@ -23,7 +23,7 @@ from data.selection import Plan, Selection, decode
 from data.sharing import SharedDataset, SharedSplit
 from data.store import CorruptShard, verify_shard
 
-STORE_SHARE = 0.4  # of the available object store
+STORE_SHARE = 0.8  # of the available object store; the rest is for blocks and reports
 
 
 def materialise_plan(
@@ -38,14 +38,10 @@ def materialise_plan(
     selections = {role: select_role(plan, checked, role) for role in roles}
     n_bytes = {role: _n_bytes(plan, selection) for role, selection in selections.items()}
     held = roles_that_fit(n_bytes, _memory_limit() if memory_bytes is None else memory_bytes)
-    blocks = _decode_blocks(plan, {role: selections[role] for role in held})
     stats = None
-    if is_global(plan.steps):
-        if "train" in held:
-            stats = ray.get(ray.remote(num_cpus=0)(measure).remote(blocks, len(selections["train"])))
-        else:
-            stats = _measure_stream(plan, selections.get("train") or select_role(plan, checked, "train"))
-    arrays = _gather_all(plan, blocks, {role: selections[role] for role in held}, stats)
+    if is_global(plan.steps) and "train" not in held:
+        stats = _measure_stream(plan, selections.get("train") or select_role(plan, checked, "train"))
+    arrays, stats = _gather_all(plan, {role: selections[role] for role in held}, stats)
     splits = {role: SharedSplit(ray.put(selection), arrays.get(role)) for role, selection in selections.items()}
     return SharedDataset(plan, splits, stats, checked.n_bad_records, checked.bad_shards)
 
@@ -87,17 +83,29 @@ def _sum_item(row: dict[str, Any], plan: Plan, shard_N: NDArray[np.int64], row_N
     return {"sums": record_sums(ecg_RLT).reshape(-1).tolist()}
 
 
-def _decode_blocks(plan: Plan, selections: Mapping[str, Selection]) -> list[ray.ObjectRef[pa.Table]]:
-    """Decode the records of all roles in one pass over the shards; blocks have `role`, `position` and `ecg`."""
+def _gather_all(
+    plan: Plan, selections: Mapping[str, Selection], stats: Statistics | None
+) -> tuple[dict[str, ray.ObjectRef[np.ndarray]], Statistics | None]:
+    """Return an array a role, in the object store, and the statistics that they are standardised with."""
+    if not selections:
+        return {}, stats
+    shape = (len(plan.signal.lead_names), plan.signal.n_timesteps)
+    # No CPU: the task copies, and must not wait for processes that hold all of them.
+    task = ray.remote(num_cpus=0, num_returns=len(selections) + 1)(gather)
+    shapes = {role: (len(selection), *shape) for role, selection in selections.items()}
+    results: Any = task.remote(_decode_blocks(plan, selections), shapes, is_global(plan.steps), stats)
+    *arrays, measured = results
+    return dict(zip(selections, arrays, strict=True)), ray.get(measured)
+
+
+def _decode_blocks(plan: Plan, selections: Mapping[str, Selection]) -> ray.data.Dataset:
+    """Return what decodes the records of all roles in one pass over the shards, as `role`, `position` and `ecg`."""
     places = {role: (selection.shard_N, selection.row_N) for role, selection in selections.items()}
     shards = sorted({shard for shard_N, _ in places.values() for shard in np.unique(shard_N).tolist()})
-    if not shards:
-        return []
     with quiet_ray_data():
-        decoded = dataset_of(shards).map_batches(
+        return dataset_of(shards).map_batches(
             partial(_decode_batch, plan=plan, places=places), batch_size=None, batch_format="numpy"
         )
-        return list(decoded.materialize().to_arrow_refs())
 
 
 def _decode_batch(
@@ -114,63 +122,31 @@ def _decode_batch(
                 }
 
 
-def _gather_all(
-    plan: Plan,
-    blocks: Sequence[ray.ObjectRef[pa.Table]],
-    selections: Mapping[str, Selection],
-    stats: Statistics | None,
-) -> dict[str, ray.ObjectRef[np.ndarray]]:
-    """Start a task a role that gathers it, and wait, so that the blocks can be released."""
-    shape = (len(plan.signal.lead_names), plan.signal.n_timesteps)
-    # No CPU: they copy, and must not wait for processes that hold all of them.
-    task = ray.remote(num_cpus=0)(gather)
-    arrays = {
-        role: task.remote(blocks, role, (len(selection), *shape), stats) for role, selection in selections.items()
-    }
-    if arrays:
-        ray.wait([*arrays.values()], num_returns=len(arrays), fetch_local=False)
-    return arrays
-
-
 def gather(
-    blocks: Sequence[ray.ObjectRef[pa.Table]], role: str, shape: tuple[int, ...], stats: Statistics | None
-) -> NDArray[np.float32]:
-    """Copy the records of `role` out of the blocks to their positions in one array; runs as a task."""
-    ecg_NLT = np.empty(shape, np.float32)
-    n_copied = 0
-    for position_R, ecg_RLT in _parts(blocks, role):
-        ecg_NLT[position_R] = ecg_RLT
-        n_copied += len(position_R)
-    assert n_copied == len(ecg_NLT), (role, n_copied, len(ecg_NLT))
-    if stats is not None:
-        stats.standardise(ecg_NLT)
-    return ecg_NLT
+    decoded: ray.data.Dataset, shapes: Mapping[str, tuple[int, ...]], is_standardised: bool, stats: Statistics | None
+) -> Iterator[NDArray[np.float32] | Statistics | None]:
+    """Yield an array a role, its records at their positions, and last the statistics; runs as a task.
 
-
-def measure(blocks: Sequence[ray.ObjectRef[pa.Table]], n_records: int) -> Statistics:
-    """Measure mean and standard deviation of the training records in the blocks; runs as a task."""
-    sums: list[list[float]] = []
-    n_values = 0
-    for _, ecg_RLT in _parts(blocks, "train"):
-        sums += record_sums(ecg_RLT).tolist()
-        n_values = ecg_RLT[0].size
-    assert len(sums) == n_records, (len(sums), n_records)
-    return statistics(sums, n_values)
-
-
-def _parts(
-    blocks: Sequence[ray.ObjectRef[pa.Table]], role: str
-) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
-    """Yield positions and signal of the records of `role`, block by block."""
-    for block in blocks:
-        table = ray.get(block)  # zero-copy, one at a time: blocks of other nodes are fetched
-        roles, position_R = np.array(table["role"].to_pylist()), table["position"].to_numpy()
-        start = 0
-        for chunk in table["ecg"].chunks:
-            mask = roles[start : start + len(chunk)] == role
-            if mask.any():
-                yield position_R[start : start + len(chunk)][mask], chunk.to_numpy_ndarray()[mask]
-            start += len(chunk)
+    Args:
+        decoded: blocks of `role`, `position` and `ecg`.
+        is_standardised: whether the records are standardised, with `stats` or, without them, with the statistics
+            of the training records among them.
+    """
+    arrays = {role: np.empty(shape, np.float32) for role, shape in shapes.items()}
+    n_copied = dict.fromkeys(arrays, 0)
+    for block in decoded.iter_batches(batch_size=None, batch_format="numpy"):
+        for role, ecg_NLT in arrays.items():
+            mask_R = block["role"] == role
+            ecg_NLT[block["position"][mask_R]] = block["ecg"][mask_R]
+            n_copied[role] += int(mask_R.sum())
+    assert n_copied == {role: len(ecg_NLT) for role, ecg_NLT in arrays.items()}, (n_copied, shapes)
+    if is_standardised:
+        stats = stats or statistics(record_sums(arrays["train"]).tolist(), arrays["train"][0].size)
+        for ecg_NLT in arrays.values():
+            stats.standardise(ecg_NLT)
+    for role in list(arrays):
+        yield arrays.pop(role)  # it goes to the object store, and its memory here is free before the next one's turn
+    yield stats
 
 
 def _n_bytes(plan: Plan, selection: Selection) -> int:

@@ -7,6 +7,7 @@ in which chunks or in which process. N records, L leads, T timesteps.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Final, Literal, get_args
@@ -20,6 +21,9 @@ from data.ecg_population import RECORDS_A_PATIENT, TASKS, Case, PatientDraw, Tas
 from data.reader import Header, RecordBlock
 
 PATIENTS_A_BLOCK: Final = 50
+GENERATOR: Final = 1
+"""Grows whenever the same config comes to make other records, so that no store from before is taken for a new one."""
+
 _FOLDS: Final = {"train": tuple(range(1, 9)), "val": (9,), "test": (10,)}
 _N_FOLDS: Final = 10
 
@@ -62,6 +66,11 @@ class SyntheticConfig(BaseModel):
         return round(self.fs_hz * self.duration_s)
 
 
+def source_text(config: SyntheticConfig) -> str:
+    """Return what a store says that it was made from."""
+    return json.dumps({"generator": GENERATOR, **config.model_dump(mode="json")})
+
+
 @dataclass(frozen=True)
 class BlockRange:
     """Blocks of patients from `first` up to and not including `stop`."""
@@ -92,7 +101,7 @@ class SyntheticReader:
         config = self._config
         return Header(
             kind="synthetic",
-            source=config.model_dump_json(),
+            source=source_text(config),
             lead_names=LEADS_12 if config.n_leads == 12 else LEADS_1,
             fs_hz=config.fs_hz,
             n_timesteps=config.n_timesteps,

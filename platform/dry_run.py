@@ -92,6 +92,7 @@ def _data_lines(spec: Spec) -> Iterator[str]:
         yield f"{spec.data.store} does not exist; write it with python -m platform.ingest"
         return
     description = describe(spec.data)
+    spec.check_quantities(description.label_set.task)
     signal, label_set = description.signal, description.label_set
     n_leads = len(signal.lead_names)
     leads = f"{n_leads} lead{'' if n_leads == 1 else 's'}"

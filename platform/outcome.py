@@ -23,10 +23,10 @@ from platform.report import ReportInput, TestResult, write_report
 from platform.spec import Spec
 from platform.study import spawn_seed
 from platform.study_db import Objectives, outcome_values
-from trainables import METHODS
 from trainables.bootstrap import bootstrap_intervals
 from trainables.checkpoint import load_weights, save_weights
 from trainables.evaluation import Evaluation, evaluate
+from trainables.methods import METHODS
 from trainables.onnx_export import export_onnx
 from trainables.tune_trial import BEST_FILE
 from trainables.windows import window_signal

@@ -18,7 +18,7 @@ from platform.domains import ARGUMENTS, VERBS
 from platform.samplers import SAMPLERS
 from platform.spec import Spec
 from platform.spec_error import models_in
-from trainables import METHODS
+from trainables.methods import METHODS
 
 ROOT: Final = Path(__file__).parent.parent
 MARKDOWN: Final = Path("docs/spec.md")

@@ -29,8 +29,9 @@ from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap
 
 from data.config import DataConfig
+from data.dataset import Task
 from platform.domains import VERBS, Domain
-from platform.samplers import SamplerError, check_sampler
+from platform.samplers import STATIC_QUANTITIES, SamplerError, check_sampler
 from platform.search_space import SearchSpace, SpaceError, flatten, nearest, parse_space
 from platform.spec_error import broken_rule, faults, models_in
 from platform.spec_file import read_spec_file
@@ -44,8 +45,8 @@ from platform.spec_sections import (
     TrackingSpec,
     constraint_text,
 )
-from trainables import METHODS
 from trainables.method import nest
+from trainables.methods import METHODS
 
 N_TRIED_CONFIGURATIONS: Final = 20
 """Points drawn at validation and built as the method's own configuration, to find rules between parameters."""
@@ -171,6 +172,26 @@ class Spec(Section):
     def constraint_texts(self) -> str:
         """The constraints in one line, for messages."""
         return ", ".join(self.constraints)
+
+    def check_quantities(self, task: Task) -> None:
+        """Refuse objectives and constraints on numbers that no trial on a label set of this task reports.
+
+        Raises:
+            ValueError: there is one.
+        """
+        reported = METHODS[self.method].reports(task)
+        known = sorted({*reported, *STATIC_QUANTITIES, "best_epoch"})
+        named = {"search.metric": [objective.metric for objective in self.search.objectives]}
+        named |= {f"constraints: {constraint.text}": [constraint.quantity] for constraint in self.parsed_constraints}
+        for place, quantities in named.items():
+            for quantity in quantities:
+                if quantity not in known:
+                    near = nearest(quantity, known)
+                    raise ValueError(
+                        f"{place}: {self.method} reports no {quantity!r} where the labels are {task}; "
+                        + (f"did you mean {near!r}? " if near else "")
+                        + f"It reports {', '.join(known)}"
+                    )
 
     def method_config(self, sampled: Mapping[str, Any]) -> Any:
         """Build the method's own configuration: the sampled and the fixed values, and the budget's epochs.

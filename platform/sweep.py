@@ -16,6 +16,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from ray.actor import ActorHandle
+
 from data.loading import DataConfig, Description, SharedDataset, describe, make_store, materialise
 from platform.checkpoints import CheckpointKeeper
 from platform.dry_run import dry_run_text
@@ -42,8 +44,8 @@ from platform.sweep_folder import (
     versions,
 )
 from platform.tracking import Tracker
-from trainables import METHODS
-from trainables.decisions import Verdict, start_decisions
+from trainables.decisions import Verdict, running_decisions
+from trainables.methods import METHODS
 from trainables.onnx_export import static_quantities
 from trainables.tune_trial import TrialSetup
 
@@ -129,8 +131,7 @@ def _prepare(spec: Spec, request: Request, resources: ExitStack) -> _Sweep:
     Raises:
         ValueError, OSError: bad input.
     """
-    if spec.data.synthetic is None:
-        describe(spec.data)  # before Ray takes its seconds to start
+    spec.check_quantities(describe(spec.data).label_set.task)  # before Ray takes its seconds to start
     resources.enter_context(ray_cluster())
     concurrency(spec.resources)
     _make_store(spec.data)
@@ -144,7 +145,8 @@ def _prepare(spec: Spec, request: Request, resources: ExitStack) -> _Sweep:
         print(f"{dataset.n_bad_records} records of corrupt shards are left out: {', '.join(dataset.bad_shards)}")
     folder = request.resume or new_folder(request.runs, spec.name)
     resources.enter_context(locked(folder))
-    return _Sweep(spec, request, folder, identity, description, dataset)
+    decisions = resources.enter_context(running_decisions())
+    return _Sweep(spec, request, folder, identity, description, dataset, decisions)
 
 
 def _make_store(config: DataConfig) -> None:
@@ -187,7 +189,9 @@ class _Sweep:
         identity: Identity,
         description: Description,
         dataset: SharedDataset,
+        decisions: ActorHandle[Any],
     ) -> None:
+        self.decisions = decisions
         self.spec, self.request, self.folder = spec, request, folder
         self.identity, self.description, self.dataset = identity, description, dataset
 
@@ -267,10 +271,9 @@ class _Sweep:
 
     def _build_study(self, journal: Journal, record: SweepRecord, events: Sequence[Event]) -> tuple[Study, TrialSetup]:
         spec = self.spec
-        decisions = start_decisions()
 
         def post(trial: str, epoch: int, verdict: Verdict) -> None:
-            decisions.post.remote(trial, epoch, verdict)
+            self.decisions.post.remote(trial, epoch, verdict)
 
         objectives = [(objective.metric, objective.mode) for objective in spec.search.objectives]
         rule = Rule(build_rule(spec), spec.budget.epochs, spawn_seed(spec.seed, 0, 2))
@@ -294,7 +297,7 @@ class _Sweep:
             sweep=self.folder.name,
             method=METHODS[spec.method],
             dataset=self.dataset,
-            decisions=decisions,
+            decisions=self.decisions,
             folder=str(trials.absolute()),
             metric=objectives[0][0],
             maximise=objectives[0][1] == "max",

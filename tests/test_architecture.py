@@ -16,8 +16,8 @@ import pytest
 
 from data import ingest, materialisation, parallel
 from tests.trainables.tiny_dataset import tiny_dataset
-from trainables import METHODS
 from trainables.decisions import Decisions
+from trainables.methods import METHODS
 from trainables.tune_trial import TrialSetup, build_trainable
 
 ROOT = Path(__file__).parents[1]

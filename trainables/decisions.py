@@ -7,6 +7,8 @@ trial reads it before the next epoch, so that it ends by itself, with its state 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Literal
 
 import ray
@@ -37,7 +39,11 @@ class Decisions:
         return verdict
 
 
-def start_decisions() -> ActorHandle[Any]:
-    """Start the mailbox on the cluster that this process is connected to."""
+@contextmanager
+def running_decisions() -> Iterator[ActorHandle[Any]]:
+    """Run a mailbox on the cluster that this process is connected to."""
     handle: Any = ray.remote(Decisions).options(num_cpus=0, max_concurrency=1000).remote()
-    return handle  # type: ignore[no-any-return]
+    try:
+        yield handle
+    finally:
+        ray.kill(handle)  # Tune's registry keeps a handle, so it would live as long as the cluster

@@ -8,24 +8,26 @@ from typing import Any
 
 from torch import nn
 
-from data.dataset import Dataset, LabelSet, Signal
+from data.dataset import Dataset, LabelSet, Signal, Task
 from trainables.trial import Trial
 
 
 @dataclass(frozen=True)
 class Method:
-    """One row of `trainables.METHODS`; every row passes the contract test `tests/trainables/test_method_contract.py`.
+    """One row of `trainables.methods.METHODS`; all pass the contract test, `tests/trainables/test_method_contract.py`.
 
     Attributes:
         config: a frozen pydantic model; its fields are the parameters that a search space may name.
         build_model: (config, signal, label_set) -> module that maps ecg_BLT (float32, preprocessed) to logits_BK.
         train: (config, dataset, trial) trains until `config.epochs` or `TrialStopped`, reporting every epoch.
+        reports: task -> names of the numbers in every report, so that a search can be checked before it starts.
     """
 
     name: str
     config: type[Any]
     build_model: Callable[[Any, Signal, LabelSet], nn.Module]
     train: Callable[[Any, Dataset, Trial], None]
+    reports: Callable[[Task], frozenset[str]]
 
     def parse_config(self, params: Mapping[str, Any]) -> Any:
         """Build the typed configuration from dotted keys.

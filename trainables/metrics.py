@@ -19,6 +19,9 @@ from data.dataset import LabelSet, Task
 
 Floats = NDArray[np.float64]
 
+_RANKING = ("auroc", "auprc", "ap")
+_DECISIONS = ("f1", "f_beta", "accuracy", "balanced_accuracy", "precision", "recall", "specificity")
+_REGRESSION = ("mae", "mse", "rmse", "r2")
 MACRO_NAMES = {"ap": "map"}  # the mean of the classes' average precisions has a name of its own
 
 
@@ -38,6 +41,12 @@ def import_torchmetrics() -> None:
     A trial calls this first, so that its first epoch's time and memory are its own.
     """
     import torchmetrics.functional.classification  # noqa: F401
+
+
+def macro_names(task: Task) -> frozenset[str]:
+    """Return the names of the macro metrics of a task; one without contrast in any class is absent from `Scores`."""
+    names = _REGRESSION if task == "regression" else (*_RANKING, *_DECISIONS)
+    return frozenset(MACRO_NAMES.get(name, name) for name in names)
 
 
 def probabilities(logits_NK: NDArray[np.floating], task: Task) -> Floats:

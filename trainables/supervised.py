@@ -16,7 +16,7 @@ from trainables.layers import Norm
 from trainables.method import Method
 from trainables.seeds import Use, derive_seed
 from trainables.standardise import with_edges
-from trainables.trainer import fit
+from trainables.trainer import fit, reports
 from trainables.trial import Trial
 from trainables.windows import window_timesteps
 from trainables.xresnet1d import build_xresnet1d
@@ -97,4 +97,4 @@ def train(config: SupervisedConfig, dataset: Dataset, trial: Trial) -> None:
     fit(model, config, dataset, trial)
 
 
-SUPERVISED = Method("supervised", SupervisedConfig, build_model, train)
+SUPERVISED = Method("supervised", SupervisedConfig, build_model, train, reports)

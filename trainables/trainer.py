@@ -25,14 +25,14 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
-from data.dataset import Batch, Dataset
+from data.dataset import Batch, Dataset, Task
 from trainables.augmentation import RecordSeeds, augment_records, mix_records
 from trainables.config import TrainConfig, check_config
 from trainables.early_stopping import EarlyStopping
 from trainables.evaluation import Evaluation, assess, predict
 from trainables.losses import Criterion, build_criterion, targets_from_labels
 from trainables.memory import PeakMemory
-from trainables.metrics import import_torchmetrics
+from trainables.metrics import import_torchmetrics, macro_names
 from trainables.optimisation import LearningRate, build_optimizer
 from trainables.ranks import across_ranks, share_buffers, sum_over_ranks, synchronise_batch_norm
 from trainables.seeds import Use, derive_seed
@@ -43,9 +43,8 @@ from trainables.trial import State, Trial
 def fit(model: nn.Module, config: TrainConfig, dataset: Dataset, trial: Trial) -> None:
     """Train `model` in place until `config.epochs`, early stopping or `TrialStopped`, reporting every epoch.
 
-    Starts from the trial's last checkpoint where it has one. Reports train/loss, val/loss, every macro metric
-    as val/<name>, val/classes_left_out, lr, epoch_s, peak_memory_bytes and parameters. The state given to
-    `trial.report` holds the live tensors: save it or copy it before the next epoch.
+    Starts from the trial's last checkpoint where it has one. Reports the numbers that `reports` names. The state
+    given to `trial.report` holds the live tensors: save it or copy it before the next epoch.
 
     Raises:
         ValueError: `config` does not fit the data set, or a split has no records.
@@ -74,6 +73,14 @@ def fit(model: nn.Module, config: TrainConfig, dataset: Dataset, trial: Trial) -
                 "parameters": float(learner.n_parameters),
             }
             trial.report(epoch, metrics, partial(learner.state, epoch, evaluation))
+
+
+def reports(task: Task) -> frozenset[str]:
+    """Return the names of what `fit` reports every epoch; a metric that the validation records leave undefined is
+    absent from a report."""
+    scores = {f"val/{name}" for name in macro_names(task)}
+    own = {"train/loss", "val/loss", "val/classes_left_out", "lr", "epoch_s", "peak_memory_bytes", "parameters"}
+    return frozenset(scores | own)
 
 
 @dataclass

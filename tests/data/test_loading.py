@@ -315,7 +315,8 @@ def test_one_copy_of_the_data_stays_in_the_object_store(tmp_path: Path) -> None:
     from ray._private.internal_api import memory_summary
 
     def used_mib() -> float:
-        return float(memory_summary(stats_only=True).split("Plasma memory usage ")[1].split(" MiB")[0])
+        summary = memory_summary(ray.get_runtime_context().gcs_address, stats_only=True)
+        return float(summary.split("Plasma memory usage ")[1].split(" MiB")[0])
 
     ingest_serially(ToyReader(n_records=2000, chunk_records=500, n_timesteps=2000), tmp_path / "s")
     before = used_mib()

@@ -21,8 +21,8 @@ from platform.report import TestResult
 from platform.study_db import frozen_trials
 from tests.platform.specs import make_spec
 from tests.trainables.tiny_dataset import tiny_dataset
-from trainables import METHODS
 from trainables.checkpoint import load_weights, save_weights
+from trainables.methods import METHODS
 from trainables.tune_trial import BEST_FILE
 
 SPEC = make_spec({"model": "cnn", "channels": 4, "lr": {"loguniform": [1e-4, 1e-1]}})

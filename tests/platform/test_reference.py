@@ -12,7 +12,7 @@ from platform.domains import VERBS
 from platform.reference import ROOT, documents, schema
 from platform.samplers import SAMPLERS
 from platform.spec import Spec
-from trainables import METHODS
+from trainables.methods import METHODS
 
 SPACES = sorted((ROOT / "searchspaces").glob("*.yaml"))
 

@@ -11,7 +11,7 @@ from data.loading import DataConfig, make_store
 from platform import tracking
 from tests.sweeps.scripted_method import SCRIPTED
 from tests.sweeps.workplace import ONE_LEAD, TWELVE_LEADS, Workplace
-from trainables import METHODS
+from trainables.methods import METHODS
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,7 @@ import torch
 from pydantic import Field
 from torch import nn
 
-from data.dataset import Dataset, LabelSet, Signal
+from data.dataset import Dataset, LabelSet, Signal, Task
 from trainables.config import TrainConfig
 from trainables.method import Method
 from trainables.trial import Trial
@@ -73,7 +73,11 @@ def _go_wrong(fault: str, epoch: int) -> None:
         time.sleep(3600)
 
 
-SCRIPTED = Method("scripted", ScriptedConfig, build_model, train)
+def reports(task: Task) -> frozenset[str]:
+    return frozenset({"val/auroc", "val/cost"})
+
+
+SCRIPTED = Method("scripted", ScriptedConfig, build_model, train, reports)
 
 
 def grid(**values: Sequence[object]) -> dict[str, object]:

@@ -30,6 +30,13 @@ BAD_DATA: dict[str, tuple[dict[str, Any], str]] = {
 }
 
 
+BAD_QUANTITIES: dict[str, tuple[dict[str, Any], str]] = {
+    "an objective": ({"search": {"metric": "val/aurocc", "mode": "max"}}, r"search.metric: .*mean 'val/auroc'\?"),
+    "another task's": ({"search": {"metric": "val/mae", "mode": "min"}}, r"no 'val/mae' where the labels are binary"),
+    "a constraint": ({"constraints": ["onnx_byte <= 1e6"]}, r"constraints: onnx_byte <= 1000000: .*'onnx_bytes'\?"),
+}
+
+
 def refuse(place: Workplace, capsys: pytest.CaptureFixture[str], *arguments: str, **sections: Any) -> str:
     """Run what must be refused, check that it left nothing, and return its one line on stderr."""
     spec = place.write(**sections)
@@ -45,6 +52,13 @@ def refuse(place: Workplace, capsys: pytest.CaptureFixture[str], *arguments: str
 @pytest.mark.parametrize("name", BAD_SPECS)
 def test_a_bad_spec_is_refused(name: str, place: Workplace, capsys: pytest.CaptureFixture[str]) -> None:
     sections, message = BAD_SPECS[name]
+    with pytest.raises(AssertionError, match=message):
+        raise AssertionError(refuse(place, capsys, **sections))
+
+
+@pytest.mark.parametrize("name", BAD_QUANTITIES)
+def test_what_no_trial_reports_is_refused(name: str, place: Workplace, capsys: pytest.CaptureFixture[str]) -> None:
+    sections, message = BAD_QUANTITIES[name]
     with pytest.raises(AssertionError, match=message):
         raise AssertionError(refuse(place, capsys, **sections))
 

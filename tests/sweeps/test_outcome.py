@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from data.dataset import LabelSet, Signal
 from platform.outcome import ONNX_TOLERANCE
 from tests.sweeps.workplace import TWELVE_LEADS, Workplace, states
-from trainables import METHODS
+from trainables.methods import METHODS
 
 NAMES = ["t0000", "t0001", "t0002", "t0003"]
 

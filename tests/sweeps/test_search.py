@@ -100,11 +100,3 @@ def test_the_median_rule_stops_what_is_worse_than_the_others(place: Workplace, s
     assert code == 0
     assert states(place.record())["t0004"] == "STOPPED"
     assert place.record().trials["t0004"].epochs < 3
-
-
-def test_a_constraint_on_what_no_trial_reports_is_told(place: Workplace, scripted: None) -> None:
-    code = place.sweep(
-        method="scripted", params=SCORE, search=search("random"), constraints=["val/aurok >= 0.5"], budget=ONE_EPOCH
-    )
-    assert code == 1
-    assert "no trial reports 'val/aurok'; did you mean 'val/auroc'?" in place.record().trials["t0000"].error

@@ -14,8 +14,8 @@ from pydantic import ValidationError
 
 from data.dataset import Task
 from tests.trainables.tiny_dataset import tiny_dataset
-from trainables import METHODS
 from trainables.config import TrainConfig
+from trainables.methods import METHODS
 from trainables.onnx_export import export_onnx, static_quantities
 from trainables.plain_trial import PlainTrial
 from trainables.trial import TrialStopped
@@ -89,6 +89,7 @@ def test_it_takes_the_tasks_it_says(name: str, task: Task) -> None:
         pytest.skip(f"{name} is not for {task}")
     reports = train(name, PlainTrial(seed=3), task, epochs=1)
     assert all(np.isfinite(value) for value in reports[1].values())
+    assert set(reports[1]) | MEASURED == METHODS[name].reports(task)
 
 
 def test_a_resumed_trial_continues_bit_for_bit(name: str, tmp_path: Path) -> None:

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from tests.trainables.tiny_dataset import LABEL_SETS, tiny_dataset
-from trainables import METHODS, onnx_export
+from trainables import onnx_export
+from trainables.methods import METHODS
 from trainables.onnx_export import export_onnx, onnx_bytes, static_quantities
 from trainables.plain_trial import PlainTrial
 from trainables.supervised import SupervisedConfig, build_model, train

@@ -56,7 +56,13 @@ class Sweep:
         # On the way through Ray a question is a reference, and `ray.get` (here the identity) its answer.
         actor: Any = SimpleNamespace(answer=SimpleNamespace(remote=self._answer))
         dataset: Any = SimpleNamespace(open=lambda: tiny_dataset(n_train=4, n_val=2))
-        row = Method("climb", Config, lambda config, signal, label_set: nn.Identity(), method)
+        row = Method(
+            "climb",
+            Config,
+            lambda config, signal, label_set: nn.Identity(),
+            method,
+            lambda task: frozenset({"val/auroc"}),
+        )
         self.setup = TrialSetup("s-001", row, dataset, actor, str(folder), "val/auroc", True, 0, 1.0, 0.0)
 
     def _answer(self, trial: str, epoch: int) -> Verdict:

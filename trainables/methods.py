@@ -1,0 +1,8 @@
+"""The methods that a spec may name: one line each."""
+
+from __future__ import annotations
+
+from trainables.method import Method
+from trainables.supervised import SUPERVISED
+
+METHODS: dict[str, Method] = {method.name: method for method in (SUPERVISED,)}
