@@ -17,8 +17,8 @@ class ReaderEntry(NamedTuple):
         """Import the kind's pydantic model: its first field is the source, the others are its options."""
         return getattr(import_module(self.module), self.config)
 
-    def reader_type(self) -> Any:
-        """Import the kind's `data.reader.Reader`, which is constructed from the configuration."""
+    def reader_builder(self) -> Any:
+        """Import what makes the kind's `data.reader.Reader` from the configuration: its class, or a function."""
         return getattr(import_module(self.module), self.reader)
 
 
@@ -26,6 +26,6 @@ class ReaderEntry(NamedTuple):
 # module, and none of them needs pandas, scikit-learn and wfdb at once.
 READERS: dict[str, ReaderEntry] = {
     "segments_csv": ReaderEntry("data.segments_csv", "SegmentsCsvConfig", "SegmentsCsvReader"),
-    "ptbxl": ReaderEntry("data.ptbxl", "PtbxlConfig", "PtbxlReader"),
+    "ptbxl": ReaderEntry("data.ptbxl", "PtbxlConfig", "build_reader"),
     "synthetic": ReaderEntry("data.synthetic", "SyntheticConfig", "SyntheticReader"),
 }

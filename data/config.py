@@ -54,7 +54,7 @@ class DataConfig(BaseModel):
     memory_bytes: int | None = Field(
         None,
         ge=0,
-        description="most that the prepared signal may take in memory, the rest streams from disk; null: 40 % of the "
+        description="most that the prepared signal may take in memory, the rest streams from disk; null: 80 % of the "
         "available object store",
         json_schema_extra={"unit": "bytes"},
     )

@@ -35,6 +35,7 @@ def count(block: RecordBlock | RecordTable, label_sets: Mapping[str, LabelSet]) 
     return Counts(
         n_records=len(block.folds),
         n_patients=None,
+        n_quarantined=0 if isinstance(block, RecordTable) else len(block.quarantined),
         records={fold: int(mask.sum()) for fold, mask in rows.items()},
         labelled={
             name: {fold: int(labelled_mask(block.labels[name][mask], each).sum()) for fold, mask in rows.items()}
@@ -54,6 +55,7 @@ def add(parts: Iterable[Counts], label_sets: Mapping[str, LabelSet], n_patients:
     return Counts(
         n_records=sum(part.n_records for part in parts),
         n_patients=n_patients,
+        n_quarantined=sum(part.n_quarantined for part in parts),
         records=_sum(part.records for part in parts),
         labelled={name: _sum(part.labelled[name] for part in parts) for name in label_sets},
         labels={

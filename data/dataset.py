@@ -41,12 +41,14 @@ class LabelSet:
 class Batch(NamedTuple):
     """B records, copied out of the split: writable, and safe to hand to torch.
 
-    `index_B` is each record's position in its split, the same in every epoch and process.
+    `index_B` is each record's position in its split, the same in every epoch and process; from `length_B` timesteps on
+    a record is padding (zero).
     """
 
     ecg_BLT: NDArray[np.float32]
     labels_BK: NDArray[np.float32]
     index_B: NDArray[np.int64]
+    length_B: NDArray[np.int32]
 
 
 class Split(Protocol):
@@ -54,6 +56,8 @@ class Split(Protocol):
 
     @property
     def n_records(self) -> int: ...
+    @property
+    def length_N(self) -> NDArray[np.int32]: ...
     @property
     def labels_NK(self) -> NDArray[np.float32]: ...
     @property

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 import numpy as np
+from iterstrat.ml_stratifiers import MultilabelStratifiedKFold
 from numpy.typing import NDArray
 from sklearn.model_selection import StratifiedGroupKFold
 
@@ -48,6 +49,44 @@ def patient_folds(labels_N: NDArray[np.integer], patient_ids: NDArray[np.str_], 
     numbers = np.empty(N_FOLDS, np.int16)
     numbers[np.argsort(-_imbalance(raw_N, labels_N), kind="stable")] = np.arange(1, N_FOLDS + 1)
     return numbers[raw_N]
+
+
+def stratified_folds(
+    labels_NK: NDArray[np.floating], patient_ids: NDArray[np.str_], seed: int, n_folds: int = N_FOLDS
+) -> NDArray[np.int16]:
+    """Assign every patient whole to one of folds 1 to `n_folds`, every label evenly.
+
+    Iterative stratification (Sechidis et al. 2011, doi:10.1007/978-3-642-23808-6_10) of the patients by the labels
+    that any of their records has. Where patients are unknown, pass the record ids.
+
+    Raises:
+        ValueError: there are fewer patients than folds.
+    """
+    patients, patient_N = np.unique(patient_ids, return_inverse=True)
+    if len(patients) < n_folds:
+        raise ValueError(
+            f"{n_folds} patient-disjoint folds need at least {n_folds} patients, but there are {len(patients)}; "
+            "add patients, or ask for fewer folds"
+        )
+    labels_PK = np.zeros((len(patients), labels_NK.shape[1] + 1), np.int8)
+    np.maximum.at(labels_PK, patient_N, np.c_[labels_NK > 0, np.zeros(len(labels_NK))].astype(np.int8))
+    labels_PK[:, -1] = ~labels_PK[:, :-1].any(axis=1)  # those without any label are spread evenly too
+    splitter = MultilabelStratifiedKFold(n_folds, shuffle=True, random_state=seed)
+    folds_P = np.empty(len(patients), np.int16)
+    for fold, (_, rows) in enumerate(splitter.split(labels_PK, labels_PK), start=1):
+        folds_P[rows] = fold
+    return folds_P[patient_N]
+
+
+def fold_roles(n_folds: int) -> Mapping[str, tuple[int, ...]]:
+    """Return which of `n_folds` folds are for what: the last for test, the one before for validation.
+
+    Raises:
+        ValueError: there are fewer than three.
+    """
+    if n_folds < 3:
+        raise ValueError(f"train, validation and test need at least 3 folds, got {n_folds}")
+    return {"train": tuple(range(1, n_folds - 1)), "val": (n_folds - 1,), "test": (n_folds,)}
 
 
 def _imbalance(folds_N: NDArray[np.int64], labels_N: NDArray[np.integer]) -> NDArray[np.float64]:

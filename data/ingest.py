@@ -2,45 +2,67 @@
 
 Tasks write the shards themselves and return a few numbers each, so no signal travels to the driver. On a cluster
 `out` must lie on storage that every node shares. All of it is written to a hidden folder beside `out`, which gets
-its name when it is whole.
+its name when it is whole. A task that has written a chunk says so in a file of its own; an ingestion that was killed
+leaves the hidden folder, and the same command goes on from there.
 """
 
 from __future__ import annotations
 
+import csv
+import hashlib
 import os
 import shutil
-import socket
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-import psutil
+from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict
 
 from data.counts import add, count
-from data.reader import Header, Reader, RecordBlock
+from data.duplicates import HashedRecords, find_duplicates, signal_hashes
+from data.reader import Header, Quarantined, Reader, RecordBlock, take_rows
 from data.store import Counts, Dtype, Format, Manifest, Shard, build_manifest, write_manifest, write_shard
 
 SHARD_BYTES = 64 * 1024**2
+QUARANTINE_NAME, DUPLICATES_NAME = "quarantine.csv", "duplicates.csv"
+_REQUEST_NAME, _CHUNKS_NAME = "request.json", "chunks"
 
 Progress = Callable[[int, int, int], None]
 """Called with (chunks done, chunks in all, records written)."""
 
 
 class Written(BaseModel):
-    """What a task returns of the chunk that it wrote."""
+    """What a task says of the chunk that it wrote. Of N records."""
 
     model_config = ConfigDict(frozen=True)
 
-    index: int
     shards: tuple[Shard, ...]
     counts: Counts
+    quarantined: tuple[Quarantined, ...]
     record_ids: tuple[str, ...]
-    patient_folds: tuple[tuple[str, int], ...]
+    patient_ids: tuple[str, ...]
+    folds: tuple[int, ...]
+    hashes: tuple[str, ...]  # of the signals
+
+
+@dataclass(frozen=True)
+class Work:
+    """A chunk that is to be read."""
+
+    index: int
+    chunk: Any
+
+
+class Done(NamedTuple):
+    """A chunk that is on disk."""
+
+    number: int
+    n_records: int
 
 
 @dataclass(frozen=True)
@@ -53,28 +75,32 @@ class ShardWriter:
     dtype: Dtype
     n_records_per_shard: int
 
-    def write(self, index: int, chunk: Any) -> Written:
-        """Write one chunk, in as many shards as it needs."""
-        block, header = self.reader.read(chunk), self.reader.header
+    def write(self, work: Work) -> Done:
+        """Write one chunk, in as many shards as it needs, and then the file that says so."""
+        index, block, header = work.index, self.reader.read(work.chunk), self.reader.header
         check_block(block, header)
         starts = range(0, len(block.folds), self.n_records_per_shard)
         shards = tuple(
             write_shard(
                 self.folder,
                 f"shard-{index:05d}-{part:03d}",
-                _rows(block, slice(start, start + self.n_records_per_shard)),
+                take_rows(block, slice(start, start + self.n_records_per_shard)),
                 self.shard_format,
                 self.dtype,
             )
             for part, start in enumerate(starts)
         )
-        return Written(
-            index=index,
+        written = Written(
             shards=shards,
             counts=count(block, header.label_sets),
+            quarantined=block.quarantined,
             record_ids=tuple(block.record_ids.tolist()),
-            patient_folds=tuple(sorted(set(zip(block.patient_ids.tolist(), block.folds.tolist(), strict=True)))),
+            patient_ids=tuple(block.patient_ids.tolist()),
+            folds=tuple(block.folds.tolist()),
+            hashes=signal_hashes(block),
         )
+        _write_whole(chunk_file(self.folder, index), written.model_dump_json())
+        return Done(index, written.counts.n_records)
 
 
 def ingest(
@@ -89,30 +115,24 @@ def ingest(
     """Write all records of `reader` to the store `out`, in parallel through Ray Data.
 
     Uses the Ray that is running, or starts a local one for the time it takes. Shards take at most
-    `n_records_per_shard` records (default: 64 MiB of signal).
+    `n_records_per_shard` records (default: 64 MiB of signal). Where an ingestion of the same data to `out` was
+    killed, only what it had not written is read.
 
     Raises:
-        ValueError: `out` exists and is not empty, or a record is malformed; nothing is left on disk.
+        ValueError: `out` exists and is not empty, another process writes it, the source is malformed, or no record
+            of it can be read; nothing is left on disk.
     """
     from data.parallel import map_items, running_ray
 
-    def written(writer: ShardWriter, chunks: list[Any]) -> Iterator[Written]:
+    def written(writer: ShardWriter, chunks: Sequence[Work]) -> Iterator[Done]:
         with running_ray(len(chunks)):
             for row in map_items(partial(_write_item, writer=writer), chunks):
                 # Errors come back as values: Ray would wrap them in its own, with a page of traceback.
                 if row["error"]:
                     raise ValueError(row["error"])
-                yield Written.model_validate_json(row["written"])
+                yield Done(row["number"], row["n_records"])
 
-    return _ingest(
-        reader,
-        out,
-        shard_format=shard_format,
-        dtype=dtype,
-        n_records_per_shard=n_records_per_shard,
-        progress=progress,
-        written=written,
-    )
+    return _ingest(reader, out, shard_format, dtype, n_records_per_shard, progress, written)
 
 
 def ingest_serially(
@@ -126,18 +146,10 @@ def ingest_serially(
 ) -> Manifest:
     """Do what `ingest` does, in this process and without Ray: the same store, byte for byte."""
 
-    def written(writer: ShardWriter, chunks: list[Any]) -> Iterator[Written]:
-        return (writer.write(index, chunk) for index, chunk in enumerate(chunks))
+    def written(writer: ShardWriter, chunks: Sequence[Work]) -> Iterator[Done]:
+        return (writer.write(work) for work in chunks)
 
-    return _ingest(
-        reader,
-        out,
-        shard_format=shard_format,
-        dtype=dtype,
-        n_records_per_shard=n_records_per_shard,
-        progress=progress,
-        written=written,
-    )
+    return _ingest(reader, out, shard_format, dtype, n_records_per_shard, progress, written)
 
 
 def check_block(block: RecordBlock, header: Header) -> None:
@@ -148,12 +160,13 @@ def check_block(block: RecordBlock, header: Header) -> None:
     """
     n_records = len(block.record_ids)
     assert block.ecg_NLT.shape == (n_records, len(header.lead_names), header.n_timesteps), block.ecg_NLT.shape
+    assert block.length_N.shape == (n_records,), block.length_N.shape
     assert block.labels.keys() == header.label_sets.keys(), block.labels.keys()
     for name, label_set in header.label_sets.items():
         n_columns = 1 if label_set.task == "multiclass" else label_set.n_outputs
         assert block.labels[name].shape == (n_records, n_columns), (name, block.labels[name].shape)
     assert set(np.unique(block.folds).tolist()) <= {fold for folds in header.folds.values() for fold in folds}
-    finite_N = np.isfinite(block.ecg_NLT.reshape(n_records, -1)).all(axis=1)
+    finite_N = np.isfinite(block.ecg_NLT).all(axis=(1, 2))
     if not finite_N.all():
         raise ValueError(
             f"{header.source}: record {block.record_ids[np.argmin(finite_N)]} has a value that is not finite; "
@@ -164,12 +177,11 @@ def check_block(block: RecordBlock, header: Header) -> None:
 def _ingest(
     reader: Reader,
     out: Path,
-    *,
     shard_format: Format,
     dtype: Dtype,
     n_records_per_shard: int | None,
     progress: Progress | None,
-    written: Callable[[ShardWriter, list[Any]], Iterable[Written]],
+    written: Callable[[ShardWriter, Sequence[Work]], Iterable[Done]],
 ) -> Manifest:
     header, chunks = reader.header, list(reader.chunks())
     record_bytes = len(header.lead_names) * header.n_timesteps * np.dtype(dtype).itemsize
@@ -177,41 +189,93 @@ def _ingest(
         n_records_per_shard = max(1, SHARD_BYTES // record_bytes)
     if n_records_per_shard < 1:
         raise ValueError(f"`n_records_per_shard >= 1` must hold, but got {n_records_per_shard}")
-    with _new_folder(out) as folder:
+    request = f"{header} {len(chunks)} chunks {shard_format} {dtype} {n_records_per_shard}"
+    with _new_folder(out, request) as folder:
         writer = ShardWriter(reader, folder, shard_format, dtype, n_records_per_shard)
-        parts: list[Written] = []
-        for part in written(writer, chunks):
-            parts.append(part)
+        done = {index: _read_written(folder, index).counts.n_records for index in _chunks_on_disk(folder)}
+        left = [Work(index, chunk) for index, chunk in enumerate(chunks) if index not in done]
+        for each in written(writer, left):
+            done[each.number] = each.n_records
             if progress is not None:
-                progress(len(parts), len(chunks), sum(each.counts.n_records for each in parts))
-        manifest = _join(header, shard_format, dtype, sorted(parts, key=lambda part: part.index))
+                progress(len(done), len(chunks), sum(done.values()))
+        manifest = _join(header, shard_format, dtype, folder, len(chunks))
         write_manifest(folder, manifest)
     return manifest
 
 
 def _write_item(row: dict[str, Any], writer: ShardWriter) -> dict[str, Any]:
     try:
-        return {"written": writer.write(row["index"], row["item"]).model_dump_json(), "error": ""}
+        return {**writer.write(row["item"])._asdict(), "error": ""}
     except ValueError as error:
-        return {"written": "", "error": str(error)}
+        return {"number": row["item"].index, "n_records": 0, "error": str(error)}
 
 
-def _join(header: Header, shard_format: Format, dtype: Dtype, parts: list[Written]) -> Manifest:
-    _check_unique([record for part in parts for record in part.record_ids], header)
-    patients: dict[str, int] = {}
-    for part in parts:
-        for patient, fold in part.patient_folds:
-            if header.patients_known and patients.setdefault(patient, fold) != fold:
+# ---------------------------------------------------------------------- joining the chunks
+
+
+def _join(header: Header, shard_format: Format, dtype: Dtype, folder: Path, n_chunks: int) -> Manifest:
+    """Join what the tasks say of their chunks, in order, one at a time: of a million records, only ids are held."""
+    parts: list[Counts] = []
+    shards: list[Shard] = []
+    quarantined: list[Quarantined] = []
+    records, patients = HashedRecords(), _Patients(header)
+    for index in range(n_chunks):
+        part = _read_written(folder, index)
+        parts.append(part.counts)
+        shards += part.shards
+        quarantined += part.quarantined
+        records.add(part.record_ids, part.folds, part.hashes)
+        patients.add(part.patient_ids, part.folds)
+    if not shards:
+        reason = f": the first is {quarantined[0].record_id}, {quarantined[0].reason}" if quarantined else ""
+        raise ValueError(f"{header.source}: none of its {len(quarantined)} records can be taken in{reason}")
+    _check_unique(records.record_ids, header)
+    notes = list(header.notes)
+    if quarantined:
+        _write_csv(folder / QUARANTINE_NAME, Quarantined._fields, quarantined)
+        notes.append(f"{len(quarantined)} records are left out; {QUARANTINE_NAME} says why")
+    copies = find_duplicates(records)
+    if copies:
+        _write_csv(folder / DUPLICATES_NAME, ("group", "record_id", "fold"), copies)
+        notes.append(_duplicates_note(copies))
+    shutil.rmtree(folder / _CHUNKS_NAME)
+    (folder / _REQUEST_NAME).unlink()
+    counts = add(parts, header.label_sets, patients.n_patients)
+    return build_manifest(header, tuple(notes), shard_format, dtype, counts, tuple(shards))
+
+
+def _duplicates_note(copies: Sequence[tuple[int, str, int]]) -> str:
+    groups: dict[int, set[int]] = {}
+    for group, _, fold in copies:
+        groups.setdefault(group, set()).add(fold)
+    across = sum(len(folds) > 1 for folds in groups.values())
+    return (
+        f"{len(copies)} records have exactly the signal of another ({len(groups)} groups, {across} of them across "
+        f"folds); {DUPLICATES_NAME} names them"
+    )
+
+
+class _Patients:
+    """Checks that each patient is in one fold only, and counts them."""
+
+    def __init__(self, header: Header) -> None:
+        self._header = header
+        self._folds: dict[str, int] = {}
+
+    @property
+    def n_patients(self) -> int | None:
+        return len(self._folds) if self._header.patients_known else None
+
+    def add(self, patient_ids: Sequence[str], folds: Sequence[int]) -> None:
+        for patient, fold in zip(patient_ids, folds, strict=True):
+            if self._header.patients_known and self._folds.setdefault(patient, fold) != fold:
                 raise ValueError(
-                    f"{header.source}: patient {patient} is in folds {patients[patient]} and {fold}; "
+                    f"{self._header.source}: patient {patient} is in folds {self._folds[patient]} and {fold}; "
                     "a patient must be in one fold only: correct the folds"
                 )
-    n_patients = len(patients) if header.patients_known else None
-    counts = add((part.counts for part in parts), header.label_sets, n_patients)
-    return build_manifest(header, shard_format, dtype, counts, tuple(shard for part in parts for shard in part.shards))
 
 
-def _check_unique(record_ids: list[str], header: Header) -> None:
+def _check_unique(record_ids: Sequence[str], header: Header) -> None:
     seen: set[str] = set()
     for record in record_ids:
         if record in seen:
@@ -219,34 +283,87 @@ def _check_unique(record_ids: list[str], header: Header) -> None:
         seen.add(record)
 
 
-def _rows(block: RecordBlock, rows: slice) -> RecordBlock:
-    return RecordBlock(
-        ecg_NLT=block.ecg_NLT[rows],
-        labels={name: labels_NK[rows] for name, labels_NK in block.labels.items()},
-        record_ids=block.record_ids[rows],
-        patient_ids=block.patient_ids[rows],
-        folds=block.folds[rows],
-        meta={name: values_N[rows] for name, values_N in block.meta.items()},
-    )
+def _write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(columns)
+        writer.writerows(rows)
+
+
+# ---------------------------------------------------------------------- the folder
+
+
+def chunk_file(folder: Path, index: int) -> Path:
+    """Return the file that says that a chunk is whole."""
+    return folder / _CHUNKS_NAME / f"{index:07d}.json"
+
+
+def _chunks_on_disk(folder: Path) -> list[int]:
+    return sorted(int(path.stem) for path in (folder / _CHUNKS_NAME).glob("*.json"))
+
+
+def _read_written(folder: Path, index: int) -> Written:
+    return Written.model_validate_json(chunk_file(folder, index).read_bytes())
+
+
+def _write_whole(path: Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    partial_path = path.with_suffix(".partial")
+    with partial_path.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(partial_path, path)
 
 
 @contextmanager
-def _new_folder(out: Path) -> Iterator[Path]:
-    """Yield a hidden folder that becomes `out` at the end, or disappears with an exception."""
+def _new_folder(out: Path, request: str) -> Iterator[Path]:
+    """Yield a hidden folder that becomes `out` at the end.
+
+    It stays after an interruption, for the next call with the same `request`, and disappears where the data are bad.
+    """
     check_free(out)
-    out = out.absolute()
-    # Beside the first folder that exists: a failure must not leave empty parents of `out` behind.
-    parent = next(folder for folder in out.parents if folder.is_dir())
-    prefix = f".{out.name}.{socket.gethostname()}-"
-    _remove_abandoned(parent, prefix)
-    folder = parent / f"{prefix}{os.getpid()}.partial"
-    folder.mkdir()
+    folder = partial_folder(out)
+    lock = FileLock(f"{folder}.lock", timeout=0)
     try:
-        yield folder
+        lock.acquire()
+    except Timeout:
+        raise ValueError(f"another process is writing {out}; wait for it, or choose another --out") from None
+    try:
+        if folder.exists() and _read_request(folder) != _hash(request):
+            shutil.rmtree(folder)  # of another request: only whole stores are kept
+        (folder / _CHUNKS_NAME).mkdir(parents=True, exist_ok=True)
+        _write_whole(folder / _REQUEST_NAME, _hash(request))
+        try:
+            yield folder
+        except ValueError:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
         out.parent.mkdir(parents=True, exist_ok=True)
+        if out.exists():
+            out.rmdir()  # it is empty
         folder.rename(out)
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        lock.release()
+        Path(lock.lock_file).unlink(missing_ok=True)
+
+
+def partial_folder(out: Path) -> Path:
+    """Return the hidden folder of a store in the making: beside the first folder that exists, so that a failure
+    leaves no empty parents of `out` behind."""
+    out = out.absolute()
+    parent = next(folder for folder in out.parents if folder.is_dir())
+    name = "-".join(out.relative_to(parent).parts)
+    return parent / f".{name}.partial"
+
+
+def _read_request(folder: Path) -> str:
+    path = folder / _REQUEST_NAME
+    return path.read_text(encoding="utf-8") if path.is_file() else ""
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def check_free(out: Path) -> None:
@@ -259,11 +376,3 @@ def check_free(out: Path) -> None:
         raise ValueError(f"{out} exists and is not empty; nothing is overwritten: choose another --out, or remove it")
     if out.exists() and not out.is_dir():
         raise ValueError(f"{out} is a file; a store is a folder: choose another --out")
-
-
-def _remove_abandoned(parent: Path, prefix: str) -> None:
-    """Remove what killed ingestions to the same store left on this machine."""
-    for folder in parent.glob(f"{prefix}*.partial"):
-        pid = folder.name.removeprefix(prefix).removesuffix(".partial")
-        if pid.isdecimal() and not psutil.pid_exists(int(pid)):
-            shutil.rmtree(folder, ignore_errors=True)

@@ -19,12 +19,12 @@ from data.counts import add_labels
 from data.dataset import Dataset, LabelSet, Signal, Split
 from data.ingest import Progress, ingest
 from data.memory import MemorySplit
-from data.preprocess import Statistics, is_global, output_signal, record_sums, statistics
+from data.preprocess import Statistics, is_global, output_lengths, output_signal, record_sums, statistics
 from data.reader import RecordTable
 from data.selection import Plan, Selection, decode, select, stored_signal
 from data.sharing import SharedDataset, build_dataset
 from data.store import MANIFEST_NAME, CorruptShard, Manifest, read_manifest, read_table, verify_shard
-from data.synthetic import SyntheticReader, source_text
+from data.synthetic import SyntheticReader, stored_options
 
 __all__ = [
     "DataConfig",
@@ -130,12 +130,15 @@ def read_dataset(config: DataConfig, roles: Sequence[Role] = ("train", "val")) -
     needed = {**selections, "train": select_role(plan, checked, "train")} if is_global(plan.steps) else selections
     arrays = {role: _decode_all(plan, selection) for role, selection in needed.items()}
     stats = None
+    lengths = {
+        role: output_lengths(plan.steps, plan.stored_signal, selection.length_N) for role, selection in needed.items()
+    }
     if is_global(plan.steps):
-        stats = statistics(record_sums(arrays["train"]), arrays["train"][0].size)
+        stats = statistics(record_sums(arrays["train"]), int(lengths["train"].sum()) * len(plan.signal.lead_names))
         for role in selections:
-            stats.standardise(arrays[role])
+            stats.standardise(arrays[role], lengths[role])
     splits: dict[str, Split] = {
-        role: MemorySplit(arrays[role], selection.labels_NK, selection.record_ids, selection.patient_ids)
+        role: MemorySplit(arrays[role], lengths[role], selection.labels_NK, selection.record_ids, selection.patient_ids)
         for role, selection in selections.items()
     }
     return LoadedDataset(build_dataset(plan, splits), stats, checked.n_bad_records, checked.bad_shards)
@@ -217,9 +220,10 @@ def _shard_error(plan: Plan, index: int) -> str:
 
 
 def _decode_all(plan: Plan, selection: Selection) -> np.ndarray:
-    parts = [
-        decode(plan, int(shard), selection.row_N[selection.shard_N == shard]) for shard in np.unique(selection.shard_N)
-    ]
+    parts = []
+    for shard in np.unique(selection.shard_N):
+        mask = selection.shard_N == shard
+        parts.append(decode(plan, int(shard), selection.row_N[mask], selection.length_N[mask]))
     return np.concatenate(parts)
 
 
@@ -239,10 +243,10 @@ def _check_source(config: DataConfig, manifest: Manifest) -> None:
         )
     if config.synthetic is None:
         return
-    asked = source_text(config.synthetic)
-    if manifest.kind != "synthetic" or manifest.source != asked:
+    asked = stored_options(config.synthetic)
+    if manifest.kind != "synthetic" or manifest.options != asked:
         raise ValueError(
-            f"{config.store} was made from {manifest.kind} {manifest.source}, not from data.synthetic "
+            f"{config.store} was made from {manifest.kind} {manifest.options}, not from data.synthetic "
             f"{asked}; name another data.store, or remove that folder"
         )
 

@@ -9,6 +9,7 @@ copy of the data.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -17,8 +18,9 @@ import ray
 import ray.data
 from numpy.typing import NDArray
 
+from data.dataset import Signal
 from data.parallel import dataset_of, map_items, quiet_ray_data
-from data.preprocess import Statistics, is_global, record_sums, statistics
+from data.preprocess import Statistics, is_global, output_lengths, record_sums, statistics
 from data.selection import Plan, Selection, decode
 from data.sharing import SharedDataset, SharedSplit
 from data.store import CorruptShard, verify_shard
@@ -70,16 +72,30 @@ def _verify_item(row: dict[str, Any], plan: Plan) -> dict[str, Any]:
     return {"index": row["index"], "error": ""}
 
 
+@dataclass(frozen=True)
+class Places:
+    """Where the N records of a role are, without their labels and ids: what tasks need."""
+
+    shard_N: NDArray[np.int64]
+    row_N: NDArray[np.int64]
+    length_N: NDArray[np.int32]
+
+    @staticmethod
+    def of(selection: Selection) -> Places:
+        return Places(selection.shard_N, selection.row_N, selection.length_N)
+
+
 def _measure_stream(plan: Plan, train: Selection) -> Statistics:
     """Measure mean and standard deviation of training records that are not held in memory."""
     shards = np.unique(train.shard_N).tolist()
-    rows = map_items(partial(_sum_item, plan=plan, shard_N=train.shard_N, row_N=train.row_N), shards)
+    rows = map_items(partial(_sum_item, plan=plan, train=Places.of(train)), shards)
     sums = [pair for row in rows for pair in np.asarray(row["sums"]).reshape(-1, 2).tolist()]
-    return statistics(sums, _n_values(plan))
+    return statistics(sums, int(_lengths(plan, train).sum()) * len(plan.signal.lead_names))
 
 
-def _sum_item(row: dict[str, Any], plan: Plan, shard_N: NDArray[np.int64], row_N: NDArray[np.int64]) -> dict[str, Any]:
-    ecg_RLT = decode(plan, row["item"], row_N[shard_N == row["item"]])
+def _sum_item(row: dict[str, Any], plan: Plan, train: Places) -> dict[str, Any]:
+    mask = train.shard_N == row["item"]
+    ecg_RLT = decode(plan, row["item"], train.row_N[mask], train.length_N[mask])
     return {"sums": record_sums(ecg_RLT).reshape(-1).tolist()}
 
 
@@ -89,64 +105,72 @@ def _gather_all(
     """Return an array a role, in the object store, and the statistics that they are standardised with."""
     if not selections:
         return {}, stats
-    shape = (len(plan.signal.lead_names), plan.signal.n_timesteps)
     # No CPU: the task copies, and must not wait for processes that hold all of them.
     task = ray.remote(num_cpus=0, num_returns=len(selections) + 1)(gather)
-    shapes = {role: (len(selection), *shape) for role, selection in selections.items()}
-    results: Any = task.remote(_decode_blocks(plan, selections), shapes, is_global(plan.steps), stats)
+    lengths = {role: _lengths(plan, selection) for role, selection in selections.items()}
+    results: Any = task.remote(_decode_blocks(plan, selections), plan.signal, lengths, is_global(plan.steps), stats)
     *arrays, measured = results
     return dict(zip(selections, arrays, strict=True)), ray.get(measured)
 
 
 def _decode_blocks(plan: Plan, selections: Mapping[str, Selection]) -> ray.data.Dataset:
     """Return what decodes the records of all roles in one pass over the shards, as `role`, `position` and `ecg`."""
-    places = {role: (selection.shard_N, selection.row_N) for role, selection in selections.items()}
-    shards = sorted({shard for shard_N, _ in places.values() for shard in np.unique(shard_N).tolist()})
+    places = {role: Places.of(selection) for role, selection in selections.items()}
+    shards = sorted({shard for each in places.values() for shard in np.unique(each.shard_N).tolist()})
     with quiet_ray_data():
         return dataset_of(shards).map_batches(
             partial(_decode_batch, plan=plan, places=places), batch_size=None, batch_format="numpy"
         )
 
 
-def _decode_batch(
-    batch: dict[str, Any], plan: Plan, places: Mapping[str, tuple[NDArray[np.int64], NDArray[np.int64]]]
-) -> Iterator[dict[str, Any]]:
+def _decode_batch(batch: dict[str, Any], plan: Plan, places: Mapping[str, Places]) -> Iterator[dict[str, Any]]:
     for shard in batch["item"].tolist():
-        for role, (shard_N, row_N) in places.items():
-            position_R = np.flatnonzero(shard_N == shard)
+        for role, each in places.items():
+            position_R = np.flatnonzero(each.shard_N == shard)
             if len(position_R):
                 yield {
                     "role": np.full(len(position_R), role),
                     "position": position_R,
-                    "ecg": decode(plan, shard, row_N[position_R]),
+                    "ecg": decode(plan, shard, each.row_N[position_R], each.length_N[position_R]),
                 }
 
 
 def gather(
-    decoded: ray.data.Dataset, shapes: Mapping[str, tuple[int, ...]], is_standardised: bool, stats: Statistics | None
+    decoded: ray.data.Dataset,
+    signal: Signal,
+    lengths: Mapping[str, NDArray[np.int32]],
+    is_standardised: bool,
+    stats: Statistics | None,
 ) -> Iterator[NDArray[np.float32] | Statistics | None]:
     """Yield an array a role, its records at their positions, and last the statistics; runs as a task.
 
     Args:
         decoded: blocks of `role`, `position` and `ecg`.
+        lengths: role -> timesteps of each record.
         is_standardised: whether the records are standardised, with `stats` or, without them, with the statistics
             of the training records among them.
     """
-    arrays = {role: np.empty(shape, np.float32) for role, shape in shapes.items()}
+    shape = (len(signal.lead_names), signal.n_timesteps)
+    arrays = {role: np.empty((len(length_N), *shape), np.float32) for role, length_N in lengths.items()}
     n_copied = dict.fromkeys(arrays, 0)
     for block in decoded.iter_batches(batch_size=None, batch_format="numpy"):
         for role, ecg_NLT in arrays.items():
             mask_R = block["role"] == role
             ecg_NLT[block["position"][mask_R]] = block["ecg"][mask_R]
             n_copied[role] += int(mask_R.sum())
-    assert n_copied == {role: len(ecg_NLT) for role, ecg_NLT in arrays.items()}, (n_copied, shapes)
+    assert n_copied == {role: len(ecg_NLT) for role, ecg_NLT in arrays.items()}, n_copied
     if is_standardised:
-        stats = stats or statistics(record_sums(arrays["train"]).tolist(), arrays["train"][0].size)
-        for ecg_NLT in arrays.values():
-            stats.standardise(ecg_NLT)
+        if stats is None:
+            stats = statistics(record_sums(arrays["train"]).tolist(), int(lengths["train"].sum()) * shape[0])
+        for role, ecg_NLT in arrays.items():
+            stats.standardise(ecg_NLT, lengths[role])
     for role in list(arrays):
         yield arrays.pop(role)  # it goes to the object store, and its memory here is free before the next one's turn
     yield stats
+
+
+def _lengths(plan: Plan, selection: Selection) -> NDArray[np.int32]:
+    return output_lengths(plan.steps, plan.stored_signal, selection.length_N)
 
 
 def _n_bytes(plan: Plan, selection: Selection) -> int:

@@ -17,12 +17,13 @@ class MemorySplit:
     def __init__(
         self,
         ecg_NLT: NDArray[np.float32],
+        length_N: NDArray[np.int32],
         labels_NK: NDArray[np.float32],
         record_ids: NDArray[np.str_],
         patient_ids: NDArray[np.str_],
     ) -> None:
-        assert len(ecg_NLT) == len(labels_NK) == len(record_ids) == len(patient_ids)
-        self._ecg_NLT, self._labels_NK = ecg_NLT, labels_NK
+        assert len(ecg_NLT) == len(length_N) == len(labels_NK) == len(record_ids) == len(patient_ids)
+        self._ecg_NLT, self._length_N, self._labels_NK = ecg_NLT, length_N, labels_NK
         self._record_ids, self._patient_ids = record_ids, patient_ids
 
     @property
@@ -33,6 +34,10 @@ class MemorySplit:
     def ecg_NLT(self) -> NDArray[np.float32]:
         """All records, possibly in shared memory: read only."""
         return self._ecg_NLT
+
+    @property
+    def length_N(self) -> NDArray[np.int32]:
+        return self._length_N
 
     @property
     def labels_NK(self) -> NDArray[np.float32]:
@@ -57,4 +62,5 @@ class MemorySplit:
                 ecg_BLT=np.take(self._ecg_NLT, index_B, axis=0),
                 labels_BK=np.take(self._labels_NK, index_B, axis=0),
                 index_B=index_B,
+                length_B=np.take(self._length_N, index_B),
             )

@@ -40,6 +40,10 @@ class Operation(BaseModel, ABC):
             ValueError: the step can't be applied to `signal`.
         """
 
+    def output_length(self, n_timesteps: int, signal: Signal) -> int:
+        """Return what remains of a record of `n_timesteps` that is stored, padded, as `signal`."""
+        return self.output_signal(replace(signal, n_timesteps=n_timesteps)).n_timesteps
+
     @abstractmethod
     def apply(self, ecg_NLT: Array, signal: Signal) -> Array:
         """Apply the step to records of shape `signal`."""
@@ -60,7 +64,6 @@ class Bandpass(Operation):
 
     def output_signal(self, signal: Signal) -> Signal:
         _check_below_nyquist("bandpass", "high_hz", self.high_hz, signal)
-        _check_long_enough("bandpass", self._sections(signal.fs_hz), signal)
         return signal
 
     def apply(self, ecg_NLT: Array, signal: Signal) -> Array:
@@ -79,7 +82,6 @@ class Notch(Operation):
 
     def output_signal(self, signal: Signal) -> Signal:
         _check_below_nyquist("notch", "freq_hz", self.freq_hz, signal)
-        _check_long_enough("notch", self._sections(signal.fs_hz), signal)
         return signal
 
     def apply(self, ecg_NLT: Array, signal: Signal) -> Array:
@@ -204,11 +206,12 @@ class Statistics:
     mean: float
     sd: float
 
-    def standardise(self, ecg_NLT: Array) -> None:
-        """Standardise in place, record by record."""
-        for ecg_LT in ecg_NLT:
-            np.subtract(ecg_LT, np.float32(self.mean), out=ecg_LT)
-            np.multiply(ecg_LT, np.float32(1 / self.sd if self.sd > MIN_SD else 0), out=ecg_LT)
+    def standardise(self, ecg_NLT: Array, length_N: NDArray[np.int32]) -> None:
+        """Standardise in place, record by record; padding stays zero."""
+        for ecg_LT, length in zip(ecg_NLT, length_N, strict=True):
+            signal_LT = ecg_LT[:, :length]
+            np.subtract(signal_LT, np.float32(self.mean), out=signal_LT)
+            np.multiply(signal_LT, np.float32(1 / self.sd if self.sd > MIN_SD else 0), out=signal_LT)
 
 
 def output_signal(steps: Sequence[Step], signal: Signal) -> Signal:
@@ -226,10 +229,38 @@ def output_signal(steps: Sequence[Step], signal: Signal) -> Signal:
     return signal
 
 
-def preprocess(ecg_NLT: Array, steps: Sequence[Step], signal: Signal) -> Array:
-    """Apply `steps` to records of shape `signal`; for `zscore: {per: global}`, `Statistics.standardise` follows."""
-    slabs = [_apply(ecg_NLT[start : start + SLAB_RECORDS], steps, signal) for start in _starts(len(ecg_NLT))]
-    return np.concatenate(slabs)
+def output_lengths(steps: Sequence[Step], signal: Signal, length_N: NDArray[np.int32]) -> NDArray[np.int32]:
+    """Return the timesteps of each record after `steps`; the rest of it is padding."""
+    lengths, which_N = np.unique(length_N, return_inverse=True)
+    outputs = []
+    for length in lengths.tolist():
+        step_signal = signal
+        for step in steps:
+            length = step.operation.output_length(length, step_signal)  # noqa: PLW2901
+            step_signal = step.operation.output_signal(step_signal)
+        outputs.append(length)
+    return np.array(outputs, np.int32)[which_N]
+
+
+def preprocess(
+    ecg_NLT: Array, steps: Sequence[Step], signal: Signal, length_N: NDArray[np.int32] | None = None
+) -> Array:
+    """Apply `steps` to records of shape `signal`; for `zscore: {per: global}`, `Statistics.standardise` follows.
+
+    Args:
+        length_N: timesteps of each record. A shorter one is processed without its padding, and padded afterwards.
+    """
+    output = output_signal(steps, signal)
+    done_NLT = np.zeros((len(ecg_NLT), len(output.lead_names), output.n_timesteps), np.float32)
+    length_N = np.full(len(ecg_NLT), signal.n_timesteps, np.int32) if length_N is None else length_N
+    for length in np.unique(length_N).tolist():
+        rows = np.flatnonzero(length_N == length)
+        shorter = replace(signal, n_timesteps=length)
+        for start in range(0, len(rows), SLAB_RECORDS):
+            slab = rows[start : start + SLAB_RECORDS]
+            part_RLT = _apply(ecg_NLT[slab, :, :length], steps, shorter)
+            done_NLT[slab, :, : part_RLT.shape[2]] = part_RLT
+    return done_NLT
 
 
 def is_global(steps: Sequence[Step]) -> bool:
@@ -247,18 +278,23 @@ def record_sums(ecg_NLT: Array) -> NDArray[np.float64]:
     return sums
 
 
-def statistics(sums_N2: Iterable[Sequence[float]], n_values_per_record: int) -> Statistics:
-    """Return mean and standard deviation from records' sums. Exact sums: the order of records has no effect."""
+def statistics(sums_N2: Iterable[Sequence[float]], n_values: int) -> Statistics:
+    """Return mean and standard deviation of `n_values` values, all leads of all records without their padding.
+
+    Exact sums: the order of records has no effect.
+    """
     sums = list(sums_N2)
-    n_values = len(sums) * n_values_per_record
     mean = math.fsum(total for total, _ in sums) / n_values
     mean_square = math.fsum(squares for _, squares in sums) / n_values
     return Statistics(mean, math.sqrt(max(0.0, mean_square - mean**2)))
 
 
 def filter_twice(ecg_NLT: Array, sections: NDArray[np.float64]) -> Array:
-    """Filter forwards and backwards along time, in float64."""
-    return np.asarray(scipy_signal.sosfiltfilt(sections, ecg_NLT, axis=-1), np.float32)
+    """Filter forwards and backwards along time, in float64. A short record is extended at its ends by less."""
+    n_zeros = min(int((sections[:, 2] == 0).sum()), int((sections[:, 5] == 0).sum()))
+    usual = 3 * (2 * len(sections) + 1 - n_zeros)  # scipy's own
+    n_padded = min(usual, ecg_NLT.shape[-1] - 1)
+    return np.asarray(scipy_signal.sosfiltfilt(sections, ecg_NLT, axis=-1, padlen=n_padded), np.float32)
 
 
 def standardise_rows(ecg_NLT: Array) -> Array:
@@ -277,16 +313,6 @@ def _apply(ecg_NLT: Array, steps: Sequence[Step], signal: Signal) -> Array:
     return ecg_NLT
 
 
-def _starts(n_records: int) -> range:
-    return range(0, max(n_records, 1), SLAB_RECORDS)  # no records still pass once, for their shape
-
-
 def _check_below_nyquist(step: str, key: str, value_hz: float, signal: Signal) -> None:
     if value_hz >= signal.fs_hz / 2:
         raise ValueError(f"{step}: {key} must be below half the sampling rate of {signal.fs_hz:g} Hz, got {value_hz:g}")
-
-
-def _check_long_enough(step: str, sections: NDArray[np.float64], signal: Signal) -> None:
-    n_padded = 3 * (2 * len(sections) + 1)  # an upper bound of what sosfiltfilt adds at each end
-    if signal.n_timesteps <= n_padded:
-        raise ValueError(f"{step}: records must be longer than {n_padded} timesteps, got {signal.n_timesteps}")

@@ -15,128 +15,76 @@ from typing import Literal
 
 import numpy as np
 import pandas as pd
-import wfdb
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from data.dataset import LabelSet
 from data.folds import ROLES
-from data.reader import Header, RecordBlock
-
-LEADS = ("I", "II", "III", "aVR", "aVL", "aVF", "V1", "V2", "V3", "V4", "V5", "V6")
-DURATION_S = 10
-CHUNK_BYTES = 8 * 1024**2  # 174 records at 100 Hz: small sets are read in parallel too
+from data.reader import Header
+from data.record_reader import LEADS_12, Index, RecordConfig, RecordReader
+from data.wfdb_record import read_wfdb
 
 _COLUMNS = ("ecg_id", "patient_id", "age", "sex", "scp_codes", "strat_fold")
 _STATEMENT_COLUMNS = ("diagnostic", "form", "rhythm", "diagnostic_class", "diagnostic_subclass")
 _MASKED_AGE = 300  # the data set's code for "over 89"
 
 
-class PtbxlConfig(BaseModel):
+class PtbxlConfig(RecordConfig):
     """Which of the two sampling rates, and what to do about files that are not there."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     source: str = Field(description="the folder with ptbxl_database.csv")
     fs_hz: Literal[100, 500] = Field(100, description="sampling rate", json_schema_extra={"unit": "Hz"})
     skip_missing: bool = Field(False, description="leave out records whose files are not on disk")
 
 
-class PtbxlReader:
-    """Reads PTB-XL. Construction reads both tables and looks for every record's files.
+def build_reader(config: PtbxlConfig) -> RecordReader:
+    """Read both tables, and look for every record's files.
 
     Raises:
         ValueError: a table is missing or malformed, or records are not on disk.
     """
-
-    def __init__(self, config: PtbxlConfig) -> None:
-        self._config = config
-        self._folder = Path(config.source).absolute()  # workers run in other folders
-        database = _read_csv(Path(config.source) / "ptbxl_database.csv", (*_COLUMNS, self._file_column))
-        statements = _read_csv(Path(config.source) / "scp_statements.csv", _STATEMENT_COLUMNS, index_col=0)
-        database, self._n_skipped = self._present(database)
-        codes = [_parse_codes(text, ecg_id) for text, ecg_id in zip(database.scp_codes, database.ecg_id, strict=True)]
-        _check_known(codes, database.ecg_id.tolist(), statements)
-        labels = {name: _binarise(name, codes, mapping) for name, mapping in statement_mappings(statements).items()}
-        self._labels = {name: pair for name, pair in labels.items() if pair[0].names}
-        self._without_labels = sorted(labels.keys() - self._labels.keys())
-        self._database = database
-
-    @property
-    def header(self) -> Header:
-        notes = ["ages over 89, which the source masks as 300, are stored as 90"]
-        if self._n_skipped:
-            notes.append(f"{self._n_skipped} records of the database are left out, as their files were not on disk")
-        notes += [f"label set {name} is left out, as none of its statements occurs" for name in self._without_labels]
-        return Header(
-            kind="ptbxl",
-            source=self._config.source,
-            lead_names=LEADS,
-            fs_hz=float(self._config.fs_hz),
-            n_timesteps=self._n_timesteps,
-            label_sets={name: label_set for name, (label_set, _) in self._labels.items()},
-            folds=ROLES,
-            patients_known=True,
-            notes=tuple(notes),
-        )
-
-    def chunks(self) -> Sequence[tuple[int, int]]:
-        size = CHUNK_BYTES // (len(LEADS) * self._n_timesteps * 4)
-        n_records = len(self._database)
-        return [(start, min(start + size, n_records)) for start in range(0, n_records, size)]
-
-    def read(self, chunk: tuple[int, int]) -> RecordBlock:
-        rows = slice(*chunk)
-        part = self._database.iloc[rows]
-        age_N = part.age.to_numpy(np.float32)
-        return RecordBlock(
-            ecg_NLT=np.stack([self._read_record(name) for name in part[self._file_column]]),
-            labels={name: labels_NK[rows] for name, (_, labels_NK) in self._labels.items()},
-            record_ids=part.ecg_id.to_numpy(np.int64).astype(np.str_),
-            patient_ids=part.patient_id.to_numpy(np.int64).astype(np.str_),
-            folds=part.strat_fold.to_numpy(np.int16),
-            meta={"age": np.where(age_N == _MASKED_AGE, np.float32(90), age_N), "sex": part.sex.to_numpy(np.float32)},
-        )
-
-    @property
-    def _file_column(self) -> str:
-        return "filename_lr" if self._config.fs_hz == 100 else "filename_hr"
-
-    @property
-    def _n_timesteps(self) -> int:
-        return DURATION_S * self._config.fs_hz
-
-    def _present(self, database: pd.DataFrame) -> tuple[pd.DataFrame, int]:
-        """Return the records that are on disk, and how many are not."""
-        names = database[self._file_column]
-        present_N = np.array([_is_on_disk(self._folder / name) for name in names], dtype=bool)
-        n_missing = int((~present_N).sum())
-        if n_missing == len(names):
-            raise ValueError(
-                f"{self._config.source}: none of its {len(names)} records is on disk at {self._config.fs_hz} Hz; "
-                "download them, or choose the other rate"
-            )
-        if n_missing and not self._config.skip_missing:
-            raise ValueError(
-                f"{self._config.source}: {n_missing} of {len(names)} records are not on disk, the first is "
-                f"{names[~present_N].iloc[0]}.hea/.dat; "
-                "download them, or leave them out with skip_missing (--skip-missing)"
-            )
-        return database[present_N].reset_index(drop=True), n_missing
-
-    def _read_record(self, name: str) -> NDArray[np.float32]:
-        """Read one WFDB record as ecg_LT in mV."""
-        path = self._folder / name
-        try:
-            signal_TL, fields = wfdb.rdsamp(str(path))
-        except (OSError, ValueError, IndexError, KeyError) as error:  # what wfdb raises on malformed files
-            raise ValueError(f"{path}: can't be read as a WFDB record ({error}); download it anew") from error
-        leads = tuple(lead.upper() for lead in fields["sig_name"])
-        expected = (self._config.fs_hz, self._n_timesteps, tuple(lead.upper() for lead in LEADS), {"mV"})
-        actual = (fields["fs"], fields["sig_len"], leads, set(fields["units"]))
-        if actual != expected:
-            raise ValueError(f"{path}: fs, timesteps, leads and units must be {expected}, got {actual}")
-        return np.ascontiguousarray(signal_TL.T, np.float32)
+    folder = Path(config.source).absolute()  # workers run in other folders
+    file_column = "filename_lr" if config.fs_hz == 100 else "filename_hr"
+    database = _read_csv(Path(config.source) / "ptbxl_database.csv", (*_COLUMNS, file_column))
+    statements = _read_csv(Path(config.source) / "scp_statements.csv", _STATEMENT_COLUMNS, index_col=0)
+    database, n_skipped = _present(database, config, file_column)
+    codes = [_parse_codes(text, ecg_id) for text, ecg_id in zip(database.scp_codes, database.ecg_id, strict=True)]
+    _check_known(codes, database.ecg_id.tolist(), statements)
+    labels = {name: _binarise(name, codes, mapping) for name, mapping in statement_mappings(statements).items()}
+    notes = ["ages over 89, which the source masks as 300, are stored as 90"]
+    if n_skipped:
+        notes.append(f"{n_skipped} records of the database are left out, as their files were not on disk")
+    notes += [
+        f"label set {name} is left out, as none of its statements occurs"
+        for name, (label_set, _) in sorted(labels.items())
+        if not label_set.names
+    ]
+    labels = {name: pair for name, pair in labels.items() if pair[0].names}
+    header = Header(
+        kind="ptbxl",
+        source=config.source,
+        options=config.model_dump(mode="json"),
+        lead_names=LEADS_12,
+        fs_hz=float(config.fs_hz),
+        n_timesteps=config.n_timesteps,
+        label_sets={name: label_set for name, (label_set, _) in labels.items()},
+        folds=ROLES,
+        patients_known=True,
+        notes=tuple(notes),
+    )
+    age_N = database.age.to_numpy(np.float32)
+    index = Index(
+        places=[str(folder / name) for name in database[file_column]],
+        record_ids=database.ecg_id.to_numpy(np.int64).astype(np.str_),
+        patient_ids=database.patient_id.to_numpy(np.int64).astype(np.str_),
+        folds=database.strat_fold.to_numpy(np.int16),
+        labels={name: labels_NK for name, (_, labels_NK) in labels.items()},
+        meta={
+            "age": np.where(age_N == _MASKED_AGE, np.float32(90), age_N),
+            "sex": database.sex.to_numpy(np.float32),
+        },
+    )
+    return RecordReader(header, index, read_wfdb, config.nan)
 
 
 def statement_mappings(statements: pd.DataFrame) -> dict[str, dict[str, str]]:
@@ -157,6 +105,25 @@ def statement_mappings(statements: pd.DataFrame) -> dict[str, dict[str, str]]:
         "form": {code: code for code in flagged("form")},
         "rhythm": {code: code for code in flagged("rhythm")},
     }
+
+
+def _present(database: pd.DataFrame, config: PtbxlConfig, file_column: str) -> tuple[pd.DataFrame, int]:
+    """Return the records that are on disk, and how many are not."""
+    names, folder = database[file_column], Path(config.source)
+    present_N = np.array([_is_on_disk(folder / name) for name in names], dtype=bool)
+    n_missing = int((~present_N).sum())
+    if n_missing == len(names):
+        raise ValueError(
+            f"{config.source}: none of its {len(names)} records is on disk at {config.fs_hz} Hz; "
+            "download them, or choose the other rate"
+        )
+    if n_missing and not config.skip_missing:
+        raise ValueError(
+            f"{config.source}: {n_missing} of {len(names)} records are not on disk, the first is "
+            f"{names[~present_N].iloc[0]}.hea/.dat; "
+            "download them, or leave them out with skip_missing (--skip-missing)"
+        )
+    return database[present_N].reset_index(drop=True), n_missing
 
 
 def _binarise(

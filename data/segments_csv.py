@@ -104,6 +104,7 @@ class SegmentsCsvReader:
         rows = slice(chunk.first_row, chunk.first_row + chunk.n_rows)
         return RecordBlock(
             ecg_NLT=parse_signal(text, self._layout.n_timesteps, first_line, self._source)[:, np.newaxis, :],
+            length_N=np.full(chunk.n_rows, self._layout.n_timesteps, np.int32),
             labels={LABEL_SET.name: self._layout.labels_N[rows, np.newaxis].astype(np.float32)},
             record_ids=self._record_ids[rows],
             patient_ids=self._patient_ids[rows],
@@ -188,6 +189,7 @@ def _header(config: SegmentsCsvConfig, n_timesteps: int) -> Header:
     return Header(
         kind="segments_csv",
         source=config.source,
+        options=config.model_dump(mode="json"),
         lead_names=("ECG",),
         fs_hz=config.fs_hz,
         n_timesteps=n_timesteps,

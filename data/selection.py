@@ -40,6 +40,7 @@ class Selection:
 
     shard_N: NDArray[np.int64]  # index of the shard in the plan
     row_N: NDArray[np.int64]  # in the shard
+    length_N: NDArray[np.int32]  # stored timesteps; the rest of a record is padding
     labels_NK: NDArray[np.float32]
     record_ids: NDArray[np.str_]
     patient_ids: NDArray[np.str_]
@@ -60,14 +61,18 @@ def select(plan: Plan, tables: Mapping[int, RecordTable], role: str) -> Selectio
     return Selection(
         shard_N=np.concatenate([part.shard_N for part in parts]),
         row_N=np.concatenate([part.row_N for part in parts]),
+        length_N=np.concatenate([part.length_N for part in parts]),
         labels_NK=np.concatenate([part.labels_NK for part in parts]),
         record_ids=np.concatenate([part.record_ids for part in parts]),
         patient_ids=np.concatenate([part.patient_ids for part in parts]),
     )
 
 
-def decode(plan: Plan, shard: int, row_R: NDArray[np.int64]) -> NDArray[np.float32]:
+def decode(plan: Plan, shard: int, row_R: NDArray[np.int64], length_R: NDArray[np.int32]) -> NDArray[np.float32]:
     """Read and preprocess the given rows (ascending) of one shard to ecg_RLT; a global z-score is left to the caller.
+
+    Args:
+        length_R: the stored timesteps of those records.
 
     Raises:
         CorruptShard: the shard can't be read.
@@ -79,7 +84,7 @@ def decode(plan: Plan, shard: int, row_R: NDArray[np.int64]) -> NDArray[np.float
     ecg_NLT = read_ecg(plan.store, plan.shards[shard], slice(first, last + 1))
     if len(row_R) < len(ecg_NLT):
         ecg_NLT = ecg_NLT[row_R - first]
-    return preprocess(ecg_NLT, plan.steps, plan.stored_signal)
+    return preprocess(ecg_NLT, plan.steps, plan.stored_signal, length_R)
 
 
 def _select_from(plan: Plan, index: int, table: RecordTable, role: str) -> Selection:
@@ -91,6 +96,7 @@ def _select_from(plan: Plan, index: int, table: RecordTable, role: str) -> Selec
     return Selection(
         shard_N=np.full(len(rows), index),
         row_N=rows,
+        length_N=table.length_N[rows],
         labels_NK=labels_NK[rows],
         record_ids=table.record_ids[rows],
         patient_ids=table.patient_ids[rows],

@@ -10,7 +10,7 @@ import numpy as np
 
 from data.dataset import Dataset, LabelSet, Signal, Split
 from data.memory import MemorySplit
-from data.preprocess import Statistics
+from data.preprocess import Statistics, output_lengths
 from data.selection import Plan, Selection
 from data.streaming import StreamedSplit
 
@@ -32,7 +32,13 @@ class SharedSplit:
         selection = ray.get(self.selection)
         if self.ecg is None:
             return StreamedSplit(plan, selection, statistics)
-        return MemorySplit(ray.get(self.ecg), selection.labels_NK, selection.record_ids, selection.patient_ids)
+        return MemorySplit(
+            ray.get(self.ecg),
+            output_lengths(plan.steps, plan.stored_signal, selection.length_N),
+            selection.labels_NK,
+            selection.record_ids,
+            selection.patient_ids,
+        )
 
 
 @dataclass(frozen=True)
@@ -88,6 +94,7 @@ def _empty_split(plan: Plan) -> MemorySplit:
     n_columns = 1 if plan.label_set.task == "multiclass" else plan.label_set.n_outputs
     return MemorySplit(
         np.empty((0, len(signal.lead_names), signal.n_timesteps), np.float32),
+        np.empty(0, np.int32),
         np.empty((0, n_columns), np.float32),
         np.empty(0, np.str_),
         np.empty(0, np.str_),

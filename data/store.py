@@ -11,7 +11,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType, ModuleType
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +22,7 @@ from data.dataset import LabelSet
 from data.reader import Header, RecordBlock, RecordTable
 
 MANIFEST_NAME = "dataset.json"
-VERSION = 1
+VERSION = 2
 
 Format = Literal["hdf5", "parquet"]
 Dtype = Literal["float32", "float16"]
@@ -51,6 +51,7 @@ class Counts(BaseModel):
 
     n_records: int
     n_patients: int | None  # None where patients are unknown
+    n_quarantined: int  # records that were left out; `quarantine.csv` says why
     records: dict[int, int]
     labelled: dict[str, dict[int, int]]  # label set -> fold -> records that have a label in it
     labels: dict[str, dict[int, tuple[int, ...]]]  # label set -> fold -> records by label (regression: known values)
@@ -61,9 +62,10 @@ class Manifest(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    version: Literal[1]
+    version: Literal[2]
     kind: str
     source: str
+    options: dict[str, Any]
     lead_names: tuple[str, ...]
     fs_hz: float
     n_timesteps: int
@@ -80,13 +82,19 @@ class Manifest(BaseModel):
 
 
 def build_manifest(
-    header: Header, shard_format: Format, dtype: Dtype, counts: Counts, shards: tuple[Shard, ...]
+    header: Header,
+    notes: tuple[str, ...],
+    shard_format: Format,
+    dtype: Dtype,
+    counts: Counts,
+    shards: tuple[Shard, ...],
 ) -> Manifest:
     """Join what is known after ingestion, and fingerprint it."""
     fields = {
         "version": VERSION,
         "kind": header.kind,
         "source": header.source,
+        "options": dict(header.options),
         "lead_names": header.lead_names,
         "fs_hz": header.fs_hz,
         "n_timesteps": header.n_timesteps,
@@ -94,7 +102,7 @@ def build_manifest(
         "folds": dict(header.folds),
         "patients_known": header.patients_known,
         "preprocessing": (),  # none at ingestion: a store keeps the signal as its source has it
-        "notes": header.notes,
+        "notes": notes,
         "format": shard_format,
         "dtype": dtype,
         "counts": counts,
@@ -107,7 +115,7 @@ def build_manifest(
 
 def fingerprint(manifest: Manifest) -> str:
     """Return the sha256 over what a trial can see of the data: not the source's path, nor the notes."""
-    seen = manifest.model_dump(mode="json", exclude={"kind", "source", "notes", "fingerprint", "counts"})
+    seen = manifest.model_dump(mode="json", exclude={"kind", "source", "options", "notes", "fingerprint", "counts"})
     return hashlib.sha256(json.dumps(seen, sort_keys=True).encode()).hexdigest()
 
 
@@ -221,6 +229,7 @@ def read_shard(store: Path, shard: Shard, rows: slice | None = None) -> RecordBl
     rows = slice(None) if rows is None else rows
     return RecordBlock(
         ecg_NLT=read_ecg(store, shard, rows),
+        length_N=table.length_N[rows],
         labels={name: labels_NK[rows] for name, labels_NK in table.labels.items()},
         record_ids=table.record_ids[rows],
         patient_ids=table.patient_ids[rows],

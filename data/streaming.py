@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from data.dataset import Batch
 from data.order import rank_slices
-from data.preprocess import Statistics
+from data.preprocess import Statistics, output_lengths
 from data.selection import Plan, Selection, decode
 
 PIECE_BYTES = 4 * 1024**2
@@ -38,6 +38,7 @@ class StreamedSplit:
 
     def __init__(self, plan: Plan, selection: Selection, statistics: Statistics | None = None) -> None:
         self._plan, self._selection, self._statistics = plan, selection, statistics
+        self._length_N = output_lengths(plan.steps, plan.stored_signal, selection.length_N)
         signal = plan.stored_signal
         size = max(1, PIECE_BYTES // (len(signal.lead_names) * signal.n_timesteps * 4))
         self._pieces = cut_pieces(selection.shard_N, size)
@@ -45,6 +46,10 @@ class StreamedSplit:
     @property
     def n_records(self) -> int:
         return len(self._selection)
+
+    @property
+    def length_N(self) -> NDArray[np.int32]:
+        return self._length_N
 
     @property
     def labels_NK(self) -> NDArray[np.float32]:
@@ -74,7 +79,7 @@ class StreamedSplit:
             while len(pending_RLT) < len(index_B):
                 pending_RLT = np.concatenate([pending_RLT, next(signals)])
             ecg_BLT, pending_RLT = pending_RLT[: len(index_B)].copy(), pending_RLT[len(index_B) :]
-            yield Batch(ecg_BLT, np.take(self.labels_NK, index_B, axis=0), index_B)
+            yield Batch(ecg_BLT, np.take(self.labels_NK, index_B, axis=0), index_B, np.take(self._length_N, index_B))
 
     def _read_ahead(self, windows: Sequence[NDArray[np.int64]]) -> Iterator[NDArray[np.float32]]:
         """Yield the signal of each window, while the next one is read in a thread."""
@@ -96,9 +101,11 @@ class StreamedSplit:
             target_R = by_place[start:stop]
             records = position_R[target_R]
             shard = int(self._selection.shard_N[records[0]])
-            ecg_RLT[target_R] = decode(self._plan, shard, self._selection.row_N[records])
+            ecg_RLT[target_R] = decode(
+                self._plan, shard, self._selection.row_N[records], self._selection.length_N[records]
+            )
         if self._statistics is not None:
-            self._statistics.standardise(ecg_RLT)
+            self._statistics.standardise(ecg_RLT, self._length_N[position_R])
         return ecg_RLT
 
 

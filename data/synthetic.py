@@ -7,7 +7,6 @@ in which chunks or in which process. N records, L leads, T timesteps.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Final, Literal, get_args
@@ -18,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from data.ecg_generator import LEADS_1, LEADS_12, draw_ecg
 from data.ecg_population import RECORDS_A_PATIENT, TASKS, Case, PatientDraw, TaskName, draw_people
-from data.reader import Header, RecordBlock
+from data.reader import Header, RecordBlock, join_blocks
 
 PATIENTS_A_BLOCK: Final = 50
 GENERATOR: Final = 1
@@ -66,9 +65,9 @@ class SyntheticConfig(BaseModel):
         return round(self.fs_hz * self.duration_s)
 
 
-def source_text(config: SyntheticConfig) -> str:
+def stored_options(config: SyntheticConfig) -> dict[str, Any]:
     """Return what a store says that it was made from."""
-    return json.dumps({"generator": GENERATOR, **config.model_dump(mode="json")})
+    return {"generator": GENERATOR, **config.model_dump(mode="json")}
 
 
 @dataclass(frozen=True)
@@ -101,7 +100,8 @@ class SyntheticReader:
         config = self._config
         return Header(
             kind="synthetic",
-            source=source_text(config),
+            source=f"synthetic {config.task}",
+            options=stored_options(config),
             lead_names=LEADS_12 if config.n_leads == 12 else LEADS_1,
             fs_hz=config.fs_hz,
             n_timesteps=config.n_timesteps,
@@ -125,7 +125,7 @@ class SyntheticReader:
             raise ValueError(
                 f"`0 <= first < stop <= {self._n_blocks}` must hold, but got {chunk}; take it from chunks()"
             )
-        return _join([self._draw_block(block) for block in range(chunk.first, chunk.stop)])
+        return join_blocks([self._draw_block(block) for block in range(chunk.first, chunk.stop)])
 
     def draw_case(self, block: int) -> Case:
         """Return what the records of one block are made from: parameters, beats and labels.
@@ -159,6 +159,7 @@ class SyntheticReader:
         patient_ids = np.array([f"p{patient:07d}" for patient in patient_N])
         return RecordBlock(
             ecg_NLT=ecg_NLT[kept],
+            length_N=np.full(len(patient_N), config.n_timesteps, np.int32),
             labels={name: labels_NK[kept] for name, labels_NK in case.labels.items()},
             record_ids=np.array(_number_within(patient_ids)),
             patient_ids=patient_ids,
@@ -193,17 +194,3 @@ def _number_within(patient_ids: NDArray[np.str_]) -> list[str]:
     first_N = np.r_[True, patient_ids[1:] != patient_ids[:-1]]
     start_N = np.maximum.accumulate(np.where(first_N, np.arange(len(patient_ids)), 0))
     return [f"{patient}-{n + 1}" for patient, n in zip(patient_ids, np.arange(len(patient_ids)) - start_N, strict=True)]
-
-
-def _join(blocks: Sequence[RecordBlock]) -> RecordBlock:
-    def join(arrays: Sequence[NDArray[Any]]) -> NDArray[Any]:
-        return np.concatenate(arrays)
-
-    return RecordBlock(
-        ecg_NLT=join([block.ecg_NLT for block in blocks]),
-        labels={name: join([block.labels[name] for block in blocks]) for name in blocks[0].labels},
-        record_ids=join([block.record_ids for block in blocks]),
-        patient_ids=join([block.patient_ids for block in blocks]),
-        folds=join([block.folds for block in blocks]),
-        meta={name: join([block.meta[name] for block in blocks]) for name in blocks[0].meta},
-    )

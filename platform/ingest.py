@@ -3,7 +3,8 @@
     python -m platform.ingest KIND SOURCE --out STORE [--format hdf5|parquet] [--dtype float32|float16] [OPTIONS]
 
 Kinds and their options: `python -m platform.ingest --help`, `python -m platform.ingest KIND --help`.
-Exit codes: 0 done, 2 bad input (one line on stderr, nothing on disk), 130 interrupted.
+Exit codes: 0 done, 2 bad input (one line on stderr, nothing on disk), 130 interrupted: the same command goes
+on.
 """
 
 from __future__ import annotations
@@ -40,14 +41,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         check_free(out)
         entry = READERS[options.kind]
-        reader = entry.reader_type()(build_config(entry.config_type(), options))
+        reader = entry.reader_builder()(build_config(entry.config_type(), options))
         with shown_progress(f"{options.kind} -> {out}") as report:
             manifest = ingest(reader, out, shard_format=options.format, dtype=options.dtype, progress=report)
     except (ValueError, OSError) as error:
         print(f"platform.ingest: {one_line(error)}", file=sys.stderr)
         return BAD_INPUT
     except KeyboardInterrupt:
-        print("platform.ingest: interrupted; nothing was written", file=sys.stderr)
+        print("platform.ingest: interrupted; the same command goes on from here", file=sys.stderr)
         return INTERRUPTED
     print(summary_text(manifest, out))
     return 0

@@ -65,15 +65,6 @@ def test_bad_records_leave_nothing_on_disk(tmp_path: Path, reader: ToyReader, me
     assert not list(tmp_path.iterdir())
 
 
-def test_an_interruption_leaves_nothing_on_disk(tmp_path: Path) -> None:
-    def interrupt(*_: int) -> None:
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        ingest_serially(ToyReader(), tmp_path / "store", progress=interrupt)
-    assert not list(tmp_path.iterdir())
-
-
 def test_an_existing_folder_with_content_is_never_overwritten(tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("precious")
     with pytest.raises(ValueError, match="exists and is not empty; nothing is overwritten"):
@@ -89,22 +80,62 @@ def test_an_empty_folder_may_become_the_store(tmp_path: Path) -> None:
     assert read_manifest(tmp_path / "store").counts.n_records == 60
 
 
-def test_what_a_killed_ingestion_left_is_no_store_and_goes_with_the_next(tmp_path: Path) -> None:
-    def die(*_: int) -> None:
-        abandoned.update(path.name for path in tmp_path.iterdir())
-        raise KeyboardInterrupt
+@pytest.mark.parametrize("n_done", [1, 3, 4])
+def test_an_interrupted_ingestion_is_no_store_and_goes_on_where_it_was(tmp_path: Path, n_done: int) -> None:
+    def interrupt(done: int, *_: int) -> None:
+        if done == n_done:
+            raise KeyboardInterrupt
 
-    abandoned: set[str] = set()
+    ingest_serially(ToyReader(), tmp_path / "whole")
     with pytest.raises(KeyboardInterrupt):
-        ingest_serially(ToyReader(), tmp_path / "store", progress=die)
-    (name,) = abandoned
-    prefix, _ = name.rsplit("-", 1)
-    left = tmp_path / f"{prefix}-999999999.partial"  # by a process that is gone: no process has that id
-    left.mkdir()
+        ingest_serially(ToyReader(), tmp_path / "store", progress=interrupt)
     with pytest.raises(ValueError, match="is no store"):
         read_manifest(tmp_path / "store")
-    ingest_serially(ToyReader(), tmp_path / "store")
-    assert [path.name for path in tmp_path.iterdir()] == ["store"]
+    seen: list[tuple[int, int, int]] = []
+    ingest_serially(ToyReader(), tmp_path / "store", progress=lambda *state: seen.append(state))
+    assert [done for done, _, _ in seen] == list(range(n_done + 1, 5))
+    assert contents(tmp_path / "store") == contents(tmp_path / "whole")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["store", "whole"]
+
+
+def test_what_is_left_of_another_ingestion_is_not_taken(tmp_path: Path) -> None:
+    def interrupt(*_: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        ingest_serially(ToyReader(), tmp_path / "store", progress=interrupt)
+    ingest_serially(ToyReader(n_records=58), tmp_path / "store")
+    ingest_serially(ToyReader(n_records=58), tmp_path / "whole")
+    assert contents(tmp_path / "store") == contents(tmp_path / "whole")
+
+
+def test_two_processes_do_not_write_one_store(tmp_path: Path) -> None:
+    def start_another(*_: int) -> None:
+        with pytest.raises(ValueError, match="another process is writing"):
+            ingest_serially(ToyReader(), tmp_path / "store")
+
+    ingest_serially(ToyReader(), tmp_path / "store", progress=start_another)
+    assert read_manifest(tmp_path / "store").counts.n_records == 60
+
+
+def test_quarantined_records_are_listed_with_their_reason(tmp_path: Path) -> None:
+    manifest = ingest_serially(ToyReader(unreadable=(3, 20)), tmp_path / "store")
+    assert (manifest.counts.n_records, manifest.counts.n_quarantined) == (58, 2)
+    assert (tmp_path / "store" / "quarantine.csv").read_text(encoding="utf-8").splitlines() == [
+        "record_id,reason", "r003-é,the file is torn", "r020-é,the file is torn"
+    ]  # fmt: skip
+    assert "2 records are left out; quarantine.csv says why" in manifest.notes
+    with pytest.raises(ValueError, match="none of its 60 records can be taken in: the first is r000-é"):
+        ingest_serially(ToyReader(unreadable=tuple(range(60))), tmp_path / "none")
+
+
+def test_equal_signals_are_reported_and_those_across_folds_counted(tmp_path: Path) -> None:
+    manifest = ingest_serially(ToyReader(copies={1: 0, 9: 0, 31: 30}), tmp_path / "store")
+    note = "5 records have exactly the signal of another (2 groups, 1 of them across folds); duplicates.csv names them"
+    assert note in manifest.notes
+    assert (tmp_path / "store" / "duplicates.csv").read_text(encoding="utf-8").splitlines() == [
+        "group,record_id,fold", "1,r000-é,1", "1,r001-é,1", "1,r009-é,5", "2,r030-é,6", "2,r031-é,6"
+    ]  # fmt: skip
 
 
 @pytest.mark.usefixtures("ray_cluster")

@@ -85,7 +85,7 @@ def test_a_description_counts_records_and_labels_by_role(store: Path) -> None:
         ({"fingerprint": "0123456789"}, "has the fingerprint .* but data.fingerprint asks for 0123456789"),
         ({"folds": {"train": [1], "val": [11]}}, r"role val \(folds 11\) has no records"),
         ({"preprocess": [{"notch": {"freq_hz": 60}}]}, "freq_hz must be below half"),
-        ({"synthetic": {"task": "rhythm"}}, "was made from toy toy, not from data.synthetic"),
+        ({"synthetic": {"task": "rhythm"}}, "was made from toy .*, not from data.synthetic"),
     ],
 )
 def test_a_config_that_does_not_fit_the_store_is_refused(store: Path, fields: dict[str, Any], message: str) -> None:
@@ -190,7 +190,13 @@ def test_a_corrupt_shard_is_named_and_its_records_are_skipped_only_if_asked(tmp_
 def test_batches_are_writable_copies_of_read_only_arrays() -> None:
     ecg_NLT, labels_NK = np.ones((9, 2, 4), np.float32), np.zeros((9, 1), np.float32)
     ecg_NLT.flags.writeable = labels_NK.flags.writeable = False
-    split = MemorySplit(ecg_NLT, labels_NK, np.array([*"abcdefghi"]), np.array([*"aabbccdde"]))
+    split = MemorySplit(
+        ecg_NLT,
+        np.full(len(ecg_NLT), ecg_NLT.shape[2], np.int32),
+        labels_NK,
+        np.array([*"abcdefghi"]),
+        np.array([*"aabbccdde"]),
+    )
     for batch in split.batches(4):
         assert not np.shares_memory(batch.ecg_BLT, ecg_NLT)
         batch.ecg_BLT[:] = 5

@@ -7,11 +7,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from data.ptbxl import PtbxlConfig, PtbxlReader, statement_mappings
+from data.ptbxl import PtbxlConfig, build_reader, statement_mappings
+from data.reader import take_rows
+from data.record_reader import RecordReader
+from tests.data.whole import read_whole
 
 
-def reader(source: Path, **options: object) -> PtbxlReader:
-    return PtbxlReader(PtbxlConfig.model_validate({"source": str(source), **options}))
+def reader(source: Path, **options: object) -> RecordReader:
+    return build_reader(PtbxlConfig.model_validate({"source": str(source), **options}))
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +37,7 @@ def copied(ptbxl: Path, tmp_path: Path) -> Path:
 
 def test_signals_equal_the_raw_file_in_microvolts(ptbxl: Path) -> None:
     source = reader(ptbxl)
-    block = source.read((0, 3))
+    block = take_rows(read_whole(source), slice(3))
     raw_TL = np.fromfile(ptbxl / "records100/00000/00002_lr.dat", "<i2").reshape(1000, 12)
     np.testing.assert_allclose(block.ecg_NLT[1], raw_TL.T / 1000, rtol=1e-6)
     assert block.record_ids.tolist() == ["1", "2", "3"]
@@ -44,7 +47,7 @@ def test_signals_equal_the_raw_file_in_microvolts(ptbxl: Path) -> None:
 
 
 def test_leads_obey_einthoven_and_goldberger(ptbxl: Path) -> None:
-    ecg_NLT = reader(ptbxl).read((0, 20)).ecg_NLT
+    ecg_NLT = read_whole(reader(ptbxl)).ecg_NLT
     lead = dict(zip(reader(ptbxl).header.lead_names, np.moveaxis(ecg_NLT, 1, 0), strict=True))
     np.testing.assert_allclose(lead["I"] + lead["III"], lead["II"], atol=0.0021)
     np.testing.assert_allclose(lead["aVR"], -(lead["I"] + lead["II"]) / 2, atol=0.0021)
@@ -54,13 +57,13 @@ def test_500_hz_records_have_5000_timesteps(ptbxl: Path) -> None:
     source = reader(ptbxl, fs_hz=500, skip_missing=True)
     assert source.header.n_timesteps == 5000
     assert "460 records of the database are left out" in source.header.notes[1]
-    assert source.read((0, 2)).ecg_NLT.shape == (2, 12, 5000)
+    assert read_whole(source).ecg_NLT.shape == (40, 12, 5000)
 
 
 def test_superclasses_of_the_first_500_records_are_counted_as_published_with_them(ptbxl: Path) -> None:
     source = reader(ptbxl)
     names = source.header.label_sets["diag_superclass"].names
-    labels_NK = np.concatenate([source.read(chunk).labels["diag_superclass"] for chunk in source.chunks()])
+    labels_NK = read_whole(source).labels["diag_superclass"]
     counts = dict(zip(names, labels_NK.sum(axis=0).astype(int).tolist(), strict=True))
     assert counts == {"NORM": 297, "STTC": 96, "CD": 78, "MI": 73, "HYP": 40}
     assert (labels_NK.sum(axis=1) == 0).sum() == 12
@@ -79,23 +82,23 @@ def test_missing_records_are_refused_unless_skipping_is_asked(copied: Path) -> N
     with pytest.raises(ValueError, match=r"1 of 12 records are not on disk, the first is .*00003_lr.*--skip-missing"):
         reader(copied)
     source = reader(copied, skip_missing=True)
-    assert "3" not in source.read((0, 11)).record_ids
+    assert "3" not in read_whole(source).record_ids
     with pytest.raises(ValueError, match="none of its 12 records is on disk at 500 Hz"):
         reader(copied, fs_hz=500, skip_missing=True)
 
 
-def test_a_truncated_record_is_named(copied: Path) -> None:
+def test_a_truncated_record_is_quarantined_and_a_short_one_padded(copied: Path) -> None:
     path = copied / "records100/00000/00003_lr.dat"
     path.write_bytes(path.read_bytes()[:1000])
-    with pytest.raises(ValueError, match=r"00003_lr: can't be read as a WFDB record"):
-        reader(copied).read((0, 5))
-
-
-def test_a_record_of_another_length_is_named(copied: Path) -> None:
     path = copied / "records100/00000/00002_lr.hea"
-    path.write_text(path.read_text().replace("12 100 1000", "12 100 999", 1))
-    with pytest.raises(ValueError, match="00002_lr: fs, timesteps, leads and units must be"):
-        reader(copied).read((0, 5))
+    path.write_text(path.read_text().replace("12 100 1000", "12 100 990", 1))
+    block = read_whole(reader(copied))
+    assert [(each.record_id, each.reason[:31]) for each in block.quarantined] == [
+        ("3", "can't be read as a WFDB record ")
+    ]
+    assert block.record_ids[:3].tolist() == ["1", "2", "4"]
+    assert block.length_N[:3].tolist() == [1000, 990, 1000]
+    assert not block.ecg_NLT[1, :, 990:].any()
 
 
 @pytest.mark.parametrize(
@@ -121,7 +124,7 @@ def test_ages_masked_as_300_become_90(copied: Path) -> None:
     table = pd.read_csv(copied / "ptbxl_database.csv")
     table.loc[0, "age"] = 300
     table.to_csv(copied / "ptbxl_database.csv", index=False)
-    assert reader(copied).read((0, 2)).meta["age"].tolist() == [90, 19]
+    assert read_whole(reader(copied)).meta["age"][:2].tolist() == [90, 19]
 
 
 def test_a_folder_without_tables_is_refused(tmp_path: Path) -> None:

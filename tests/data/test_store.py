@@ -125,7 +125,7 @@ def test_a_damaged_manifest_is_refused(store: Path, text: str) -> None:
 @pytest.mark.parametrize("content", ["[]", '{"version": 99}'])
 def test_another_version_of_the_manifest_is_refused(store: Path, content: str) -> None:
     (store / "dataset.json").write_text(content)
-    with pytest.raises(ValueError, match=r"has version .*but this code reads 1"):
+    with pytest.raises(ValueError, match=r"has version .*but this code reads 2"):
         read_manifest(store)
 
 

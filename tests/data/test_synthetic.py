@@ -19,21 +19,13 @@ from data.ecg_generator import VENTRICULAR_BEAT
 from data.ecg_population import FINDINGS, POTASSIUM_MMOL, RHYTHMS, TaskName
 from data.reader import Reader, RecordBlock
 from data.synthetic import BlockRange, SyntheticConfig, SyntheticReader
+from tests.data.whole import read_whole
 
 TASK_NAMES = get_args(TaskName)
 
 
 def read_all(config: SyntheticConfig, blocks_a_chunk: int = 4) -> RecordBlock:
-    reader = SyntheticReader(config, blocks_a_chunk)
-    blocks = [reader.read(chunk) for chunk in reader.chunks()]
-    return RecordBlock(
-        ecg_NLT=np.concatenate([block.ecg_NLT for block in blocks]),
-        labels={name: np.concatenate([block.labels[name] for block in blocks]) for name in blocks[0].labels},
-        record_ids=np.concatenate([block.record_ids for block in blocks]),
-        patient_ids=np.concatenate([block.patient_ids for block in blocks]),
-        folds=np.concatenate([block.folds for block in blocks]),
-        meta={name: np.concatenate([block.meta[name] for block in blocks]) for name in blocks[0].meta},
-    )
+    return read_whole(SyntheticReader(config, blocks_a_chunk))
 
 
 def assert_same(one: RecordBlock, other: RecordBlock) -> None:

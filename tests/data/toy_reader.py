@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from data.dataset import LabelSet
 from data.folds import ROLES
-from data.reader import Header, RecordBlock
+from data.reader import Header, Quarantined, RecordBlock
 
 LABEL_SETS = {
     "rhythm": LabelSet("rhythm", "multilabel", ("AF", "PVC", "SR")),
@@ -30,12 +30,15 @@ class ToyReader:
     bad_record: int | None = None
     patients_cross_folds: bool = False
     same_ids: bool = False
+    unreadable: tuple[int, ...] = ()
+    copies: Mapping[int, int] = field(default_factory=dict)  # record -> the one whose signal it has
 
     @property
     def header(self) -> Header:
         return Header(
             kind="toy",
             source="toy",
+            options={"n_records": self.n_records},
             lead_names=LEADS,
             fs_hz=100.0,
             n_timesteps=self.n_timesteps,
@@ -50,22 +53,28 @@ class ToyReader:
         return [range(start, min(start + self.chunk_records, self.n_records)) for start in starts]
 
     def read(self, chunk: range) -> RecordBlock:
-        number_N = np.array(chunk)
-        ecg_NLT = np.stack([toy_ecg(record, self.n_timesteps) for record in chunk])
+        number_N = np.array([record for record in chunk if record not in self.unreadable], np.int64)
+        numbers = [self.copies.get(record, record) for record in number_N.tolist()]
+        ecg_NLT = np.array([toy_ecg(record, self.n_timesteps) for record in numbers], np.float32)
+        ecg_NLT = ecg_NLT.reshape(len(number_N), len(LEADS), self.n_timesteps)
         if self.bad_record in chunk:
-            ecg_NLT[chunk.index(self.bad_record), 1, 3] = np.nan
+            ecg_NLT[number_N == self.bad_record, 1, 3] = np.nan
         return RecordBlock(
             ecg_NLT=ecg_NLT,
+            length_N=np.full(len(number_N), self.n_timesteps, np.int32),
             labels={
                 "rhythm": np.stack([number_N % 4 == label for label in range(3)], axis=1).astype(np.float32),
                 "sex": (number_N[:, np.newaxis] % 2).astype(np.float32),
                 "kind": (number_N[:, np.newaxis] % 3).astype(np.float32),
                 "rr": np.where(number_N % 5 == 0, np.nan, 800.0 + number_N)[:, np.newaxis].astype(np.float32),
             },
-            record_ids=np.array([f"r{0 if self.same_ids else record:03d}-é" for record in chunk]),
-            patient_ids=np.array([f"p{record // 2}" for record in chunk]),
+            record_ids=np.array([f"r{0 if self.same_ids else record:03d}-é" for record in number_N]),
+            patient_ids=np.array([f"p{record // 2}" for record in number_N]),
             folds=((number_N if self.patients_cross_folds else number_N // 2) % 10 + 1).astype(np.int16),
             meta={"age": number_N.astype(np.float32)},
+            quarantined=tuple(
+                Quarantined(f"r{record:03d}-é", "the file is torn") for record in chunk if record in self.unreadable
+            ),
         )
 
 

@@ -38,7 +38,12 @@ EVERYTHING: dict[str, Any] = {
 
 
 def batch(rows: Any) -> Batch:
-    return Batch(ECG[rows].copy(), np.zeros((len(ECG[rows]), 1), dtype=np.float32), INDEX[rows])
+    return Batch(
+        ECG[rows].copy(),
+        np.zeros((len(ECG[rows]), 1), dtype=np.float32),
+        INDEX[rows],
+        np.full(len(ECG[rows]), ECG.shape[2], np.int32),
+    )
 
 
 @settings(max_examples=20, deadline=None)

@@ -32,6 +32,10 @@ class TinySplit:
         return len(self.ecg_NLT)
 
     @property
+    def length_N(self) -> NDArray[np.int32]:
+        return np.full(self.n_records, self.ecg_NLT.shape[2], np.int32)
+
+    @property
     def record_ids(self) -> NDArray[np.str_]:
         return np.array([f"r{i}" for i in range(self.n_records)])
 
@@ -47,7 +51,7 @@ class TinySplit:
             np.random.default_rng(shuffle_seed).shuffle(order)
         for start in range(0, self.n_records, batch_size):
             rows = np.array_split(order[start : start + batch_size], world_size)[rank]
-            yield Batch(self.ecg_NLT[rows], self.labels_NK[rows], rows)
+            yield Batch(self.ecg_NLT[rows], self.labels_NK[rows], rows, self.length_N[rows])
 
 
 LABEL_SETS: dict[Task, LabelSet] = {
