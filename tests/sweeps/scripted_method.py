@@ -24,7 +24,7 @@ class ScriptedConfig(TrainConfig):
     score: float = Field(0.5, description="val/auroc of every epoch.")
     size: int = Field(1, ge=1, description="Width of a layer that does nothing: more parameters.")
     epoch_s: float = Field(0.0, ge=0, description="How long an epoch takes.")
-    fault: Literal["none", "raise", "nan", "kill", "hang", "unbuildable"] = Field(
+    fault: Literal["none", "raise", "nan", "kill", "hang", "memory", "unbuildable"] = Field(
         "none", description="What goes wrong."
     )
 
@@ -67,6 +67,8 @@ def train(config: ScriptedConfig, dataset: Dataset, trial: Trial) -> None:
 def _go_wrong(fault: str, epoch: int) -> None:
     if fault == "raise" and epoch == 2:
         raise RuntimeError("the lead fell off")
+    if fault == "memory":
+        torch.empty(2**50)  # 4 PiB: no machine has it
     if fault == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
     if fault == "hang":

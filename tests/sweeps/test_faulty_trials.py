@@ -20,8 +20,10 @@ def traceback_of(place: Workplace, trial: str) -> str:
         return file.read()
 
 
-def test_trials_that_raise_report_nan_or_die_are_failed_and_the_sweep_goes_on(place: Workplace) -> None:
-    faults = ("raise", "nan", "unbuildable", "kill", "none")
+def test_whatever_goes_wrong_in_a_trial_it_is_failed_and_the_sweep_goes_on(
+    place: Workplace,
+) -> None:
+    faults = ("raise", "nan", "unbuildable", "kill", "none", "memory")
     code = place.sweep(
         method="scripted", params=grid(fault=faults), search=GRID, budget={"trials": len(faults), "epochs": 2}
     )
@@ -29,12 +31,14 @@ def test_trials_that_raise_report_nan_or_die_are_failed_and_the_sweep_goes_on(pl
     record = place.record()
     assert states(record) == {
         "t0000": "FAILED", "t0001": "FAILED", "t0002": "FAILED", "t0003": "FAILED", "t0004": "COMPLETED",
+        "t0005": "FAILED",
     }  # fmt: skip
     assert record.trials["t0000"].epochs == 1
     assert "RuntimeError: the lead fell off" in traceback_of(place, "t0000")
     assert "in _go_wrong" in traceback_of(place, "t0000")
     assert "FloatingPointError: val/auroc is nan after epoch 1" in traceback_of(place, "t0001")
     assert "died" in traceback_of(place, "t0003")
+    assert "can't allocate memory" in traceback_of(place, "t0005")
     runs = place.mlflow_runs()
     assert {name: runs[name].info.status for name in ("", "t0000", "t0003", "t0004")} == {
         "": "FINISHED", "t0000": "FAILED", "t0003": "FAILED", "t0004": "FINISHED",

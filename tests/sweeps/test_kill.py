@@ -23,13 +23,25 @@ START_TIMEOUT_S = 240
 
 
 @pytest.mark.timeout(1200)
-@pytest.mark.parametrize("n_kills", [3, pytest.param(10, marks=[pytest.mark.slow, pytest.mark.faults])])
-def test_a_sweep_killed_at_random_moments_ends_as_if_it_had_not_been(place: Workplace, n_kills: int) -> None:
+@pytest.mark.parametrize(
+    ("n_kills", "workers"),
+    [
+        (3, 0),
+        pytest.param(10, 0, marks=[pytest.mark.slow, pytest.mark.faults]),
+        pytest.param(2, 2, marks=[pytest.mark.slow, pytest.mark.faults]),
+    ],
+)
+def test_a_sweep_killed_at_random_moments_ends_as_if_it_had_not_been(
+    place: Workplace, n_kills: int, workers: int
+) -> None:
     seed = int(os.environ.get("KILL_SEED", random.SystemRandom().randrange(10_000)))
     print(f"KILL_SEED={seed}")
     moments = random.Random(seed)
     spec = place.write(
-        budget={"trials": 2 * n_kills, "epochs": 4}, resources={"concurrency": 2}, search=ASHA, seed=seed
+        budget={"trials": 2 * n_kills, "epochs": 4},
+        resources={"concurrency": 1 if workers else 2, "workers": workers},
+        search=ASHA,
+        seed=seed,
     )
     run_ids: dict[str, str] = {}
     for kill in range(n_kills):
