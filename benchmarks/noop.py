@@ -45,7 +45,7 @@ def train(config: NoopConfig, dataset: Dataset, trial: Trial) -> None:
     model = build_model(config, dataset.signal, dataset.label_set)
 
     def state() -> State:
-        return {"model": model.state_dict()}
+        return {"model": model.state_dict(), "thresholds": [0.5] * dataset.label_set.n_outputs}
 
     for epoch, value in values(config.x):
         trial.report(epoch, {METRIC: value}, state)

@@ -59,7 +59,7 @@ def train(config: ReadingConfig, dataset: Dataset, trial: Trial) -> None:
     epochs = {source: _OPEN[source](config, dataset.train) for source in config.sources}
 
     def state() -> State:
-        return {"model": model.state_dict()}
+        return {"model": model.state_dict(), "thresholds": [0.5] * dataset.label_set.n_outputs}
 
     for epoch in range(1, config.epochs + 1):
         rates = records_per_s(epochs, epoch, at_least_s=0.0 if epoch == 1 else config.epoch_s)

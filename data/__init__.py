@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 from importlib import import_module
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from data.arrays import preprocess
+
+__all__ = ["READERS", "ReaderEntry", "preprocess"]
 
 
 class ReaderEntry(NamedTuple):
@@ -27,5 +32,23 @@ class ReaderEntry(NamedTuple):
 READERS: dict[str, ReaderEntry] = {
     "segments_csv": ReaderEntry("data.segments_csv", "SegmentsCsvConfig", "SegmentsCsvReader"),
     "ptbxl": ReaderEntry("data.ptbxl", "PtbxlConfig", "build_reader"),
+    "challenge2021": ReaderEntry("data.challenge2021", "Challenge2021Config", "build_reader"),
+    "challenge2017": ReaderEntry("data.challenge2017", "Challenge2017Config", "build_reader"),
+    "sph": ReaderEntry("data.sph", "SphConfig", "build_reader"),
+    "hefei": ReaderEntry("data.hefei", "HefeiConfig", "build_reader"),
+    "hubert_csv": ReaderEntry("data.hubert_csv", "HubertCsvConfig", "build_reader"),
+    "iesd": ReaderEntry("data.iesd", "IesdConfig", "build_reader"),
+    "numpy_dir": ReaderEntry("data.numpy_dir", "NumpyDirConfig", "build_reader"),
     "synthetic": ReaderEntry("data.synthetic", "SyntheticConfig", "SyntheticReader"),
+    "code15": ReaderEntry("data.code15", "Code15Config", "build_reader"),
+    "code_hdf5": ReaderEntry("data.code_hdf5", "CodeHdf5Config", "build_reader"),
+    "mitdb": ReaderEntry("data.mitdb", "MitdbConfig", "build_reader"),
+    "mimic_iv_ecg": ReaderEntry("data.mimic_iv_ecg", "MimicIvEcgConfig", "build_reader"),
 }
+
+
+def __getattr__(name: str) -> Any:
+    """Import `data.preprocess` at its first use, for the same reason."""
+    if name == "preprocess":
+        return import_module("data.arrays").preprocess
+    raise AttributeError(f"module 'data' has no attribute {name!r}")

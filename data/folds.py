@@ -1,4 +1,7 @@
-"""Ten stratified folds for data sets that come without any: 1-8 train, 9 validation, 10 test."""
+"""Stratified folds for data sets that come without any, ten of them: 1-8 train, 9 validation, 10 test.
+
+scikit-learn is imported where it is used: it takes a second, and the workers that import this module never fold.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +10,12 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 import numpy as np
-from iterstrat.ml_stratifiers import MultilabelStratifiedKFold
 from numpy.typing import NDArray
-from sklearn.model_selection import StratifiedGroupKFold
+
+from data.dataset import LabelSet
 
 N_FOLDS = 10
+N_BINS = 4  # a regression target is stratified by its quartiles
 ROLES: Mapping[str, tuple[int, ...]] = MappingProxyType({"train": tuple(range(1, 9)), "val": (9,), "test": (10,)})
 
 
@@ -33,6 +37,8 @@ def patient_folds(labels_N: NDArray[np.integer], patient_ids: NDArray[np.str_], 
     Raises:
         ValueError: there are fewer than ten patients.
     """
+    from sklearn.model_selection import StratifiedGroupKFold
+
     n_patients = len(np.unique(patient_ids))
     if n_patients < N_FOLDS:
         raise ValueError(
@@ -62,20 +68,60 @@ def stratified_folds(
     Raises:
         ValueError: there are fewer patients than folds.
     """
+    from iterstrat.ml_stratifiers import MultilabelStratifiedKFold
+
     patients, patient_N = np.unique(patient_ids, return_inverse=True)
     if len(patients) < n_folds:
         raise ValueError(
             f"{n_folds} patient-disjoint folds need at least {n_folds} patients, but there are {len(patients)}; "
             "add patients, or ask for fewer folds"
         )
-    labels_PK = np.zeros((len(patients), labels_NK.shape[1] + 1), np.int8)
-    np.maximum.at(labels_PK, patient_N, np.c_[labels_NK > 0, np.zeros(len(labels_NK))].astype(np.int8))
-    labels_PK[:, -1] = ~labels_PK[:, :-1].any(axis=1)  # those without any label are spread evenly too
+    labels_PK = _patient_labels(labels_NK, patient_N, len(patients))
     splitter = MultilabelStratifiedKFold(n_folds, shuffle=True, random_state=seed)
     folds_P = np.empty(len(patients), np.int16)
     for fold, (_, rows) in enumerate(splitter.split(labels_PK, labels_PK), start=1):
         folds_P[rows] = fold
     return folds_P[patient_N]
+
+
+def stratified_subset(
+    labels_NK: NDArray[np.floating], patient_ids: NDArray[np.str_], ratio: float, seed: int
+) -> NDArray[np.bool_]:
+    """Choose a share of the patients, every label evenly, by iterative stratification; returns the mask of records.
+
+    Where patients are unknown, pass the record ids.
+
+    Raises:
+        ValueError: the ratio leaves no patient.
+    """
+    from iterstrat.ml_stratifiers import MultilabelStratifiedShuffleSplit
+
+    patients, patient_N = np.unique(patient_ids, return_inverse=True)
+    n_kept = round(ratio * len(patients))
+    if n_kept == len(patients):
+        return np.ones(len(patient_ids), np.bool_)
+    if not n_kept:
+        raise ValueError(
+            f"a share of {ratio:g} of {len(patients)} patients leaves none; ask for more in data.finetune_label_ratio"
+        )
+    labels_PK = _patient_labels(labels_NK, patient_N, len(patients))
+    splitter = MultilabelStratifiedShuffleSplit(
+        1, train_size=n_kept, test_size=len(patients) - n_kept, random_state=seed
+    )
+    ((kept, _),) = splitter.split(labels_PK, labels_PK)
+    return np.asarray(np.isin(patient_N, kept))
+
+
+def strata(labels_NK: NDArray[np.floating], label_set: LabelSet) -> NDArray[np.float32]:
+    """Return 0/1 columns to stratify by: labels, classes one column each, or quarters of a regression target."""
+    if label_set.task == "multiclass":
+        return np.asarray(labels_NK == np.arange(label_set.n_outputs), np.float32)
+    if label_set.task == "binary":
+        return np.asarray(labels_NK == np.arange(2), np.float32)
+    if label_set.task == "multilabel":
+        return np.asarray(labels_NK > 0, np.float32)
+    columns = [_quarters(target_N) for target_N in labels_NK.T]
+    return np.concatenate(columns, axis=1)
 
 
 def fold_roles(n_folds: int) -> Mapping[str, tuple[int, ...]]:
@@ -87,6 +133,33 @@ def fold_roles(n_folds: int) -> Mapping[str, tuple[int, ...]]:
     if n_folds < 3:
         raise ValueError(f"train, validation and test need at least 3 folds, got {n_folds}")
     return {"train": tuple(range(1, n_folds - 1)), "val": (n_folds - 1,), "test": (n_folds,)}
+
+
+def rotated_roles(n_folds: int, fold: int) -> Mapping[str, tuple[int, ...]]:
+    """Return the roles of one turn of a cross-validation: `fold` for test, the next one for validation."""
+    val = fold % n_folds + 1
+    return {
+        "train": tuple(each for each in range(1, n_folds + 1) if each not in (fold, val)),
+        "val": (val,),
+        "test": (fold,),
+    }
+
+
+def _patient_labels(
+    labels_NK: NDArray[np.floating], patient_N: NDArray[np.integer], n_patients: int
+) -> NDArray[np.int8]:
+    """Return the labels that any of a patient's records has, and a last column for those without any."""
+    labels_PK = np.zeros((n_patients, labels_NK.shape[1] + 1), np.int8)
+    np.maximum.at(labels_PK[:, :-1], patient_N, (labels_NK > 0).astype(np.int8))
+    labels_PK[:, -1] = ~labels_PK[:, :-1].any(axis=1)  # they are spread evenly too
+    return labels_PK
+
+
+def _quarters(target_N: NDArray[np.floating]) -> NDArray[np.float32]:
+    known = target_N[np.isfinite(target_N)]
+    bounds = np.quantile(known, np.arange(1, N_BINS) / N_BINS) if len(known) else np.zeros(N_BINS - 1)
+    bin_N = np.searchsorted(bounds, target_N, side="right")
+    return np.asarray((bin_N[:, None] == np.arange(N_BINS)) & np.isfinite(target_N)[:, None], np.float32)
 
 
 def _imbalance(folds_N: NDArray[np.int64], labels_N: NDArray[np.integer]) -> NDArray[np.float64]:

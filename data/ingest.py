@@ -9,28 +9,25 @@ leaves the hidden folder, and the same command goes on from there.
 from __future__ import annotations
 
 import csv
-import hashlib
-import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict
 
 from data.counts import add, count
 from data.duplicates import HashedRecords, find_duplicates, signal_hashes
 from data.reader import Header, Quarantined, Reader, RecordBlock, take_rows
 from data.store import Counts, Dtype, Format, Manifest, Shard, build_manifest, write_manifest, write_shard
+from data.store_folder import REQUEST_NAME, new_folder, write_whole
 
 SHARD_BYTES = 64 * 1024**2
 QUARANTINE_NAME, DUPLICATES_NAME = "quarantine.csv", "duplicates.csv"
-_REQUEST_NAME, _CHUNKS_NAME = "request.json", "chunks"
+_CHUNKS_NAME = "chunks"
 
 Progress = Callable[[int, int, int], None]
 """Called with (chunks done, chunks in all, records written)."""
@@ -99,7 +96,7 @@ class ShardWriter:
             folds=tuple(block.folds.tolist()),
             hashes=signal_hashes(block),
         )
-        _write_whole(chunk_file(self.folder, index), written.model_dump_json())
+        write_whole(chunk_file(self.folder, index), written.model_dump_json())
         return Done(index, written.counts.n_records)
 
 
@@ -190,7 +187,8 @@ def _ingest(
     if n_records_per_shard < 1:
         raise ValueError(f"`n_records_per_shard >= 1` must hold, but got {n_records_per_shard}")
     request = f"{header} {len(chunks)} chunks {shard_format} {dtype} {n_records_per_shard}"
-    with _new_folder(out, request) as folder:
+    with new_folder(out, request) as folder:
+        (folder / _CHUNKS_NAME).mkdir(exist_ok=True)
         writer = ShardWriter(reader, folder, shard_format, dtype, n_records_per_shard)
         done = {index: _read_written(folder, index).counts.n_records for index in _chunks_on_disk(folder)}
         left = [Work(index, chunk) for index, chunk in enumerate(chunks) if index not in done]
@@ -239,7 +237,7 @@ def _join(header: Header, shard_format: Format, dtype: Dtype, folder: Path, n_ch
         _write_csv(folder / DUPLICATES_NAME, ("group", "record_id", "fold"), copies)
         notes.append(_duplicates_note(copies))
     shutil.rmtree(folder / _CHUNKS_NAME)
-    (folder / _REQUEST_NAME).unlink()
+    (folder / REQUEST_NAME).unlink()
     counts = add(parts, header.label_sets, patients.n_patients)
     return build_manifest(header, tuple(notes), shard_format, dtype, counts, tuple(shards))
 
@@ -290,9 +288,6 @@ def _write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[objec
         writer.writerows(rows)
 
 
-# ---------------------------------------------------------------------- the folder
-
-
 def chunk_file(folder: Path, index: int) -> Path:
     """Return the file that says that a chunk is whole."""
     return folder / _CHUNKS_NAME / f"{index:07d}.json"
@@ -304,75 +299,3 @@ def _chunks_on_disk(folder: Path) -> list[int]:
 
 def _read_written(folder: Path, index: int) -> Written:
     return Written.model_validate_json(chunk_file(folder, index).read_bytes())
-
-
-def _write_whole(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    partial_path = path.with_suffix(".partial")
-    with partial_path.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial_path, path)
-
-
-@contextmanager
-def _new_folder(out: Path, request: str) -> Iterator[Path]:
-    """Yield a hidden folder that becomes `out` at the end.
-
-    It stays after an interruption, for the next call with the same `request`, and disappears where the data are bad.
-    """
-    check_free(out)
-    folder = partial_folder(out)
-    lock = FileLock(f"{folder}.lock", timeout=0)
-    try:
-        lock.acquire()
-    except Timeout:
-        raise ValueError(f"another process is writing {out}; wait for it, or choose another --out") from None
-    try:
-        if folder.exists() and _read_request(folder) != _hash(request):
-            shutil.rmtree(folder)  # of another request: only whole stores are kept
-        (folder / _CHUNKS_NAME).mkdir(parents=True, exist_ok=True)
-        _write_whole(folder / _REQUEST_NAME, _hash(request))
-        try:
-            yield folder
-        except ValueError:
-            shutil.rmtree(folder, ignore_errors=True)
-            raise
-        out.parent.mkdir(parents=True, exist_ok=True)
-        if out.exists():
-            out.rmdir()  # it is empty
-        folder.rename(out)
-    finally:
-        lock.release()
-        Path(lock.lock_file).unlink(missing_ok=True)
-
-
-def partial_folder(out: Path) -> Path:
-    """Return the hidden folder of a store in the making: beside the first folder that exists, so that a failure
-    leaves no empty parents of `out` behind."""
-    out = out.absolute()
-    parent = next(folder for folder in out.parents if folder.is_dir())
-    name = "-".join(out.relative_to(parent).parts)
-    return parent / f".{name}.partial"
-
-
-def _read_request(folder: Path) -> str:
-    path = folder / _REQUEST_NAME
-    return path.read_text(encoding="utf-8") if path.is_file() else ""
-
-
-def _hash(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def check_free(out: Path) -> None:
-    """Check that `out` is no file and no folder with content.
-
-    Raises:
-        ValueError: it is.
-    """
-    if out.is_dir() and any(out.iterdir()):
-        raise ValueError(f"{out} exists and is not empty; nothing is overwritten: choose another --out, or remove it")
-    if out.exists() and not out.is_dir():
-        raise ValueError(f"{out} is a file; a store is a folder: choose another --out")

@@ -15,13 +15,14 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from data.config import DataConfig, FoldsConfig
-from data.counts import add_labels
+from data.counts import add_labels, label_counts
 from data.dataset import Dataset, LabelSet, Signal, Split
 from data.ingest import Progress, ingest
 from data.memory import MemorySplit
-from data.preprocess import Statistics, is_global, output_lengths, output_signal, record_sums, statistics
+from data.preprocessing import is_global, output_lengths, output_signal
 from data.reader import RecordTable
-from data.selection import Plan, Selection, decode, select, stored_signal
+from data.scaling import Statistics, record_sums, statistics
+from data.selection import Plan, Selection, decode, refold, select, stored_signal
 from data.sharing import SharedDataset, build_dataset
 from data.store import MANIFEST_NAME, CorruptShard, Manifest, read_manifest, read_table, verify_shard
 from data.synthetic import SyntheticReader, stored_options
@@ -43,6 +44,9 @@ __all__ = [
 ]
 
 Role = Literal["train", "val", "test"]
+
+LABEL_SET_SPELLINGS = {"diagnostic": "diag", "subdiagnostic": "diag_subclass", "superdiagnostic": "diag_superclass"}
+"""What the PTB-XL benchmark's code calls its tasks, and what the store calls them; `data.labels` takes either."""
 
 
 class RoleCounts(NamedTuple):
@@ -96,8 +100,14 @@ def describe(config: DataConfig) -> Description:
     _check_source(config, manifest)
     label_set = _find_label_set(config, manifest.label_sets)
     signal = output_signal(config.preprocess, stored_signal(manifest))
-    counts = {role: _count(config, manifest, label_set, folds) for role, folds in _folds(config, manifest).items()}
-    _check_counts(config, _folds(config, manifest), label_set, counts)
+    roles = config.roles(manifest.folds)
+    if config.k_fold is None and config.finetune_label_ratio == 1:
+        counts: Mapping[str, RoleCounts] = {
+            role: _count(config, manifest, label_set, folds) for role, folds in roles.items()
+        }
+    else:
+        counts = _count_tables(config, manifest, label_set)
+    _check_counts(config, roles, label_set, counts)
     return Description(manifest, signal, label_set, counts)
 
 
@@ -167,15 +177,7 @@ def build_plan(config: DataConfig) -> Plan:
     manifest = description.manifest
     if manifest is None:
         raise ValueError(f"{config.store} is not made yet; make the synthetic store first (data.loading.make_store)")
-    return Plan(
-        store=Path(config.store).absolute(),
-        shards=manifest.shards,
-        stored_signal=stored_signal(manifest),
-        steps=config.preprocess,
-        label_set=description.label_set,
-        folds=_folds(config, manifest),
-        drop_unlabelled=config.drop_unlabelled,
-    )
+    return _plan(config, manifest, description.label_set)
 
 
 def check_shards(config: DataConfig, plan: Plan, errors: Iterable[str]) -> CheckedTables:
@@ -195,7 +197,8 @@ def check_shards(config: DataConfig, plan: Plan, errors: Iterable[str]) -> Check
         raise CorruptShard(f"{plan.store}: all {len(bad)} shards are bad; ingest the data set anew")
     good = (index for index in range(len(plan.shards)) if index not in bad)
     tables = {index: read_table(plan.store, plan.shards[index]) for index in good}
-    return CheckedTables(tables, n_bad, tuple(plan.shards[index].file for index in bad))
+    bad_shards = tuple(plan.shards[index].file for index in bad)
+    return CheckedTables(_refolded(config, plan.label_set, tables), n_bad, bad_shards)
 
 
 def select_role(plan: Plan, checked: CheckedTables, role: str) -> Selection:
@@ -219,6 +222,14 @@ def _shard_error(plan: Plan, index: int) -> str:
     return ""
 
 
+def _table_error(plan: Plan, index: int) -> str:
+    try:
+        read_table(plan.store, plan.shards[index])
+    except CorruptShard as error:
+        return str(error)
+    return ""
+
+
 def _decode_all(plan: Plan, selection: Selection) -> np.ndarray:
     parts = []
     for shard in np.unique(selection.shard_N):
@@ -231,8 +242,22 @@ def _is_made(config: DataConfig) -> bool:
     return (Path(config.store) / MANIFEST_NAME).is_file()
 
 
-def _folds(config: DataConfig, manifest: Manifest) -> Mapping[str, tuple[int, ...]]:
-    return manifest.folds if config.folds is None else config.folds.by_role()
+def _plan(config: DataConfig, manifest: Manifest, label_set: LabelSet) -> Plan:
+    return Plan(
+        store=Path(config.store).absolute(),
+        shards=manifest.shards,
+        stored_signal=stored_signal(manifest),
+        steps=config.preprocess,
+        label_set=label_set,
+        folds=config.roles(manifest.folds),
+        drop_unlabelled=config.drop_unlabelled,
+        finetune_label_ratio=config.finetune_label_ratio,
+        seed=config.seed,
+    )
+
+
+def _refolded(config: DataConfig, label_set: LabelSet, tables: Mapping[int, RecordTable]) -> Mapping[int, RecordTable]:
+    return tables if config.k_fold is None else refold(tables, label_set, config.k_fold.k, config.seed)
 
 
 def _check_source(config: DataConfig, manifest: Manifest) -> None:
@@ -257,11 +282,13 @@ def _find_label_set(config: DataConfig, label_sets: Mapping[str, LabelSet]) -> L
         if len(label_sets) > 1:
             raise ValueError(f"{config.store} has several label sets; name one in data.labels: {names}")
         return next(iter(label_sets.values()))
-    if config.labels not in label_sets:
-        near = difflib.get_close_matches(config.labels, label_sets, n=1)
+    spelt = {spelling: label_sets[name] for spelling, name in LABEL_SET_SPELLINGS.items() if name in label_sets}
+    known = {**spelt, **label_sets}
+    if config.labels not in known:
+        near = difflib.get_close_matches(config.labels, known, n=1)
         hint = f"did you mean {near[0]!r}? " if near else ""
         raise ValueError(f"{config.store} has no label set {config.labels!r}; {hint}It has: {names}")
-    return label_sets[config.labels]
+    return known[config.labels]
 
 
 def _count(config: DataConfig, manifest: Manifest, label_set: LabelSet, folds: Sequence[int]) -> RoleCounts:
@@ -272,6 +299,14 @@ def _count(config: DataConfig, manifest: Manifest, label_set: LabelSet, folds: S
         n_records=sum(records.get(fold, 0) for fold in folds),
         labels=add_labels(labels.get(fold, ()) for fold in folds) or (0,) * label_set.n_outputs,
     )
+
+
+def _count_tables(config: DataConfig, manifest: Manifest, label_set: LabelSet) -> Mapping[str, RoleCounts]:
+    """Count what the manifest can't: roles that are made at loading. Shards that can't be read count as skipped."""
+    plan = _plan(config, manifest, label_set)
+    checked = check_shards(config, plan, (_table_error(plan, index) for index in range(len(plan.shards))))
+    selections = {role: select(plan, checked.tables, role) for role in plan.folds}
+    return {role: RoleCounts(len(each), label_counts(each.labels_NK, label_set)) for role, each in selections.items()}
 
 
 def _check_counts(

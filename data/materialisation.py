@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 
 from data.dataset import Signal
 from data.parallel import dataset_of, map_items, quiet_ray_data
-from data.preprocess import Statistics, is_global, output_lengths, record_sums, statistics
+from data.preprocessing import is_global, output_lengths
+from data.scaling import Statistics, record_sums, statistics
 from data.selection import Plan, Selection, decode
 from data.sharing import SharedDataset, SharedSplit
 from data.store import CorruptShard, verify_shard

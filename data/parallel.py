@@ -23,7 +23,7 @@ def running_ray(n_tasks: int) -> Iterator[None]:
     # Ingestion needs little of the object store, as its tasks write files; the dashboard serves nobody here.
     ray.init(
         address="local",
-        num_cpus=max(1, min(os.cpu_count() or 1, n_tasks, MOST_LOCAL_CPUS)),
+        num_cpus=max(1, min(len(os.sched_getaffinity(0)), n_tasks, MOST_LOCAL_CPUS)),
         include_dashboard=False,
         log_to_driver=False,
         logging_level=logging.ERROR,

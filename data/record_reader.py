@@ -7,22 +7,21 @@ is brought to one sampling rate and length, and a record that can't be taken in 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from fractions import Fraction
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
-from scipy import signal as scipy_signal
 
+from data.gaps import fill_gaps
+from data.leads import LEADS_12 as LEADS_12  # noqa: PLC0414  (readers take it from here)
+from data.leads import MIN_SD_MV
 from data.reader import Header, Quarantined, RecordBlock
+from data.resampling import resample
 
-LEADS_12 = ("I", "II", "III", "aVR", "aVL", "aVF", "V1", "V2", "V3", "V4", "V5", "V6")
 CHUNK_BYTES = 8 * 1024**2  # 174 records of 12 x 1,000: small sets are read in parallel too
-MIN_SD_MV = 1e-6  # far below any converter's step: a lead that varies less is constant
 MAX_SWING_MV = 100.0  # from a lead's median; no electrode sees so much: the gain is wrong
 UNREADABLE = (OSError, ValueError, KeyError, IndexError, EOFError, TypeError, ArithmeticError)
 """What libraries raise on a damaged file."""
@@ -185,19 +184,6 @@ def conform(record: RawRecord, header: Header, nan: NanPolicy) -> NDArray[np.flo
     return resample(ecg_LT, record.fs_hz, header.fs_hz)[:, : header.n_timesteps].astype(np.float32)
 
 
-def resample(ecg_LT: NDArray[np.float64], from_hz: float, to_hz: float) -> NDArray[np.float64]:
-    """Change the sampling rate with a polyphase filter; padding is the line between a record's ends."""
-    if from_hz == to_hz:
-        return ecg_LT
-    if not (math.isfinite(from_hz) and from_hz > 0):
-        raise ValueError(f"the sampling rate must be a positive number of Hz, got {from_hz:g}")
-    ratio = (Fraction(to_hz) / Fraction(from_hz)).limit_denominator(1000)
-    if not math.isclose(float(ratio) * from_hz, to_hz, rel_tol=1e-6):
-        raise ValueError(f"{from_hz:g} Hz can't be resampled to {to_hz:g} Hz: no ratio of numbers up to 1000")
-    resampled = scipy_signal.resample_poly(ecg_LT, ratio.numerator, ratio.denominator, axis=-1, padtype="line")
-    return np.asarray(resampled, np.float64)
-
-
 def reason(error: Exception) -> str:
     """Return an error as the one line of a reason."""
     text = " ".join(str(error).split())
@@ -220,10 +206,4 @@ def _fill_gaps(ecg_LT: NDArray[np.float64], nan: NanPolicy) -> NDArray[np.float6
         return ecg_LT
     if nan == "quarantine":
         raise ValueError(f"{int(gap_LT.sum())} values are not finite; --nan zero or interpolate takes such records in")
-    filled = np.where(gap_LT, 0.0, ecg_LT)
-    if nan == "interpolate":
-        times = np.arange(ecg_LT.shape[1])
-        for lead, gap_T in enumerate(gap_LT):
-            if gap_T.any() and not gap_T.all():
-                filled[lead, gap_T] = np.interp(times[gap_T], times[~gap_T], ecg_LT[lead, ~gap_T])
-    return filled
+    return fill_gaps(ecg_LT, nan)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from data.counts import labelled_mask
 from data.dataset import LabelSet, Signal
-from data.preprocess import Step, output_signal, preprocess
+from data.folds import strata, stratified_folds, stratified_subset
+from data.preprocessing import Step, output_signal, preprocess
 from data.reader import RecordTable
 from data.store import Manifest, Shard, read_ecg
 
@@ -27,6 +28,8 @@ class Plan:
     label_set: LabelSet
     folds: Mapping[str, tuple[int, ...]]  # by role
     drop_unlabelled: bool
+    finetune_label_ratio: float = 1.0  # share of the training patients
+    seed: int = 18  # of that share
 
     @property
     def signal(self) -> Signal:
@@ -48,6 +51,10 @@ class Selection:
     def __len__(self) -> int:
         return len(self.shard_N)
 
+    def take(self, rows: NDArray[np.bool_]) -> Selection:
+        """Return some of the records."""
+        return Selection(**{name: values[rows] for name, values in vars(self).items()})
+
 
 def stored_signal(manifest: Manifest) -> Signal:
     """Return the signal as the store has it."""
@@ -58,7 +65,7 @@ def select(plan: Plan, tables: Mapping[int, RecordTable], role: str) -> Selectio
     """Select the records of `role` from the tables of the good shards (by index in the plan)."""
     parts = [_select_from(plan, index, tables[index], role) for index in sorted(tables)]
     assert parts, "a store without good shards is refused before"
-    return Selection(
+    selection = Selection(
         shard_N=np.concatenate([part.shard_N for part in parts]),
         row_N=np.concatenate([part.row_N for part in parts]),
         length_N=np.concatenate([part.length_N for part in parts]),
@@ -66,6 +73,29 @@ def select(plan: Plan, tables: Mapping[int, RecordTable], role: str) -> Selectio
         record_ids=np.concatenate([part.record_ids for part in parts]),
         patient_ids=np.concatenate([part.patient_ids for part in parts]),
     )
+    if role != "train" or plan.finetune_label_ratio == 1 or not len(selection):
+        return selection
+    labels_NK = strata(selection.labels_NK, plan.label_set)
+    return selection.take(stratified_subset(labels_NK, selection.patient_ids, plan.finetune_label_ratio, plan.seed))
+
+
+def refold(
+    tables: Mapping[int, RecordTable], label_set: LabelSet, n_folds: int, seed: int
+) -> Mapping[int, RecordTable]:
+    """Return the tables with folds 1 to `n_folds` made anew, stratified by the label set, patients whole.
+
+    Depends on the records, not on their order nor on the process.
+
+    Raises:
+        ValueError: there are fewer patients than folds.
+    """
+    indices = sorted(tables)
+    labels_NK = np.concatenate([tables[index].labels[label_set.name] for index in indices])
+    patient_ids = np.concatenate([tables[index].patient_ids for index in indices])
+    folds_N = stratified_folds(strata(labels_NK, label_set), patient_ids, seed, n_folds)
+    bounds = np.cumsum([len(tables[index].folds) for index in indices])[:-1]
+    parts = np.split(folds_N, bounds)
+    return {index: replace(tables[index], folds=part) for index, part in zip(indices, parts, strict=True)}
 
 
 def decode(plan: Plan, shard: int, row_R: NDArray[np.int64], length_R: NDArray[np.int32]) -> NDArray[np.float32]:
@@ -84,6 +114,8 @@ def decode(plan: Plan, shard: int, row_R: NDArray[np.int64], length_R: NDArray[n
     ecg_NLT = read_ecg(plan.store, plan.shards[shard], slice(first, last + 1))
     if len(row_R) < len(ecg_NLT):
         ecg_NLT = ecg_NLT[row_R - first]
+    if not plan.steps:
+        return ecg_NLT  # as stored, without another pass over memory
     return preprocess(ecg_NLT, plan.steps, plan.stored_signal, length_R)
 
 

@@ -10,7 +10,8 @@ import numpy as np
 
 from data.dataset import Dataset, LabelSet, Signal, Split
 from data.memory import MemorySplit
-from data.preprocess import Statistics, output_lengths
+from data.preprocessing import output_lengths
+from data.scaling import Statistics
 from data.selection import Plan, Selection
 from data.streaming import StreamedSplit
 

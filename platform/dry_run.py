@@ -103,10 +103,6 @@ def _data_lines(spec: Spec) -> Iterator[str]:
         yield f"{spec.data.store} will be made at first use: {spec.data.synthetic.n_records:,} synthetic records"
         return
     for role, counts in description.counts.items():
-        folds = ", ".join(map(str, _folds(spec, description.manifest.folds)[role]))
+        folds = ", ".join(map(str, spec.data.roles(description.manifest.folds)[role]))
         yield f"{role}: {counts.n_records:,} records (fold{'s' if ',' in folds else ''} {folds})"
     yield f"fingerprint {description.manifest.fingerprint[:12]}"
-
-
-def _folds(spec: Spec, stored: dict[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
-    return stored if spec.data.folds is None else dict(spec.data.folds.by_role())

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import json
-import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import optuna
 import torch
 from numpy.typing import NDArray
 
-from data.dataset import Dataset, Split
+from data.dataset import Dataset
 from data.loading import Description, SharedDataset, materialise
 from platform.checkpoints import rank
 from platform.journal import Event, Journal, SweepRecord, TrialRecord
@@ -23,12 +19,11 @@ from platform.report import ReportInput, TestResult, write_report
 from platform.spec import Spec
 from platform.study import spawn_seed
 from platform.study_db import Objectives, outcome_values
+from platform.trained_model import BEST_FOLDER, CARD_NAME, WEIGHTS_NAME, read_trained_model
 from trainables.bootstrap import bootstrap_intervals
-from trainables.checkpoint import load_weights, save_weights
-from trainables.evaluation import Evaluation, evaluate
-from trainables.methods import METHODS
+from trainables.checkpoint import save_weights, write_whole
+from trainables.evaluation import evaluate
 from trainables.onnx_export import export_onnx
-from trainables.tune_trial import BEST_FILE
 from trainables.windows import window_signal
 
 PREDICTIONS_FILE = "test_predictions.npz"
@@ -120,39 +115,33 @@ class _Winner:
         trial: TrialRecord,
     ) -> None:
         self.spec, self.record, self.journal, self.dataset, self.trial = spec, record, journal, dataset, trial
-        self.checkpoint = folder / "trials" / trial.trial / BEST_FILE
-        self.folder = folder / "best"
-        method = METHODS[spec.method]
-        self.config = method.parse_config(trial.params)
-        self.model = method.build_model(self.config, dataset.signal, dataset.label_set)
-        self.model.load_state_dict(load_weights(self.checkpoint))
+        self.folder = folder / BEST_FOLDER
+        self.trained = read_trained_model(folder, trial.trial)
         self.device = "cuda" if spec.resources.gpus and torch.cuda.is_available() else "cpu"
 
     def conclude(self) -> Outcome:
         self.folder.mkdir(exist_ok=True)
-        validation = self._evaluate(self.dataset.open().val, None)
-        test = self._test(validation)
-        save_weights(self.folder / "model.safetensors", self.model.state_dict())
+        test = self._test()
+        model, card = self.trained.model, self.trained.card
+        save_weights(self.folder / WEIGHTS_NAME, model.state_dict())
         difference = export_onnx(
-            self.model, window_signal(self.config, self.dataset.signal), self.folder / "model.onnx"
+            model, window_signal(self.trained.config, card.data.signal), self.folder / "model.onnx"
         )
         if difference > ONNX_TOLERANCE:
             raise ArithmeticError(
                 f"{self.folder}/model.onnx differs from PyTorch by {difference:.2e}, more than {ONNX_TOLERANCE:g}"
             )
-        self._write_config(validation, difference)
+        text = card.model_dump_json(indent=2) + "\n"
+        write_whole(self.folder / CARD_NAME, lambda path: path.write_text(text, encoding="utf-8"))
         return Outcome(self.trial, test, len(self.record.tested), difference)
 
-    def _evaluate(self, split: Split, thresholds_K: Any) -> Evaluation:
-        return evaluate(self.model, split, self.config, self.dataset.label_set, thresholds_K, self.device)
-
-    def _test(self, validation: Evaluation) -> TestResult | None:
+    def _test(self) -> TestResult | None:
         """Look at the test fold, unless the last look was at this very trial."""
         if not self._has_test():
             return None
         last = self.record.tested[-1] if self.record.tested else None
         if last is None or last.trial != self.trial.trial or not (self.folder / PREDICTIONS_FILE).exists():
-            last = self._look(validation)
+            last = self._look()
         predictions = np.load(self.folder / PREDICTIONS_FILE)
         return TestResult(
             labels_NK=self._truth(predictions["labels_NK"]),
@@ -172,14 +161,21 @@ class _Winner:
     def _has_test(self) -> bool:
         return bool(self.dataset.plan.folds.get("test"))
 
-    def _look(self, validation: Evaluation) -> Event:
+    def _look(self) -> Event:
         test: Dataset = materialise(self.spec.data, roles=("test",)).open()
         assert test.test is not None
-        result = self._evaluate(test.test, validation.thresholds_K)
+        result = evaluate(
+            self.trained.model,
+            test.test,
+            self.trained.config,
+            self.dataset.label_set,
+            self.trained.card.thresholds_K,
+            self.device,
+        )
         intervals = bootstrap_intervals(
             result,
             self.dataset.label_set,
-            self.config.threshold_beta,
+            self.trained.config.threshold_beta,
             test.test.patient_ids,
             seed=spawn_seed(self.spec.seed, 0, 3),
         )
@@ -203,34 +199,6 @@ class _Winner:
         )
         self.record.apply(event)
         return event
-
-    def _write_config(self, validation: Evaluation, onnx_difference: float) -> None:
-        signal, label_set = self.dataset.signal, self.dataset.label_set
-        config: Mapping[str, Any] = {
-            "sweep": self.folder.parent.name,
-            "trial": self.trial.trial,
-            "method": self.spec.method,
-            "params": self.trial.params,
-            "preprocess": [step.model_dump(mode="json") for step in self.spec.data.preprocess],
-            "statistics": _statistics(self.dataset),
-            "lead_names": signal.lead_names,
-            "fs_hz": signal.fs_hz,
-            "n_timesteps": signal.n_timesteps,
-            "labels": {"name": label_set.name, "task": label_set.task, "names": label_set.names},
-            "units": label_set.units,
-            "thresholds": dict(zip(label_set.names, validation.thresholds_K.tolist(), strict=True)),
-            "val": dict(validation.scores.macro),
-            "onnx_max_difference": onnx_difference,
-            "written": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        }
-        temporary = self.folder / "config.json.new"
-        temporary.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-        temporary.replace(self.folder / "config.json")
-
-
-def _statistics(dataset: SharedDataset) -> dict[str, float] | None:
-    """Return the training folds' mean and standard deviation, where preprocessing uses them."""
-    return None if dataset.statistics is None else {k: float(v) for k, v in vars(dataset.statistics).items()}
 
 
 def _report_input(

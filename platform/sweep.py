@@ -18,6 +18,7 @@ from typing import Any
 
 from ray.actor import ActorHandle
 
+from data.card import DataCard
 from data.loading import DataConfig, Description, SharedDataset, describe, make_store, materialise
 from platform.checkpoints import CheckpointKeeper
 from platform.dry_run import dry_run_text
@@ -44,6 +45,7 @@ from platform.sweep_folder import (
     versions,
 )
 from platform.tracking import Tracker
+from platform.trained_model import DATA_CARD_NAME
 from trainables.decisions import Verdict, running_decisions
 from trainables.methods import METHODS
 from trainables.onnx_export import static_quantities
@@ -201,6 +203,8 @@ class _Sweep:
         journal = Journal(self.folder)
         record.apply(self._open(journal, resumed=bool(events)))
         (self.folder / "spec.yaml").write_text(self.spec.to_yaml(), encoding="utf-8")
+        card = DataCard.of(self.spec.data, self.dataset, self.identity.fingerprint)
+        (self.folder / DATA_CARD_NAME).write_text(card.model_dump_json(indent=2) + "\n", encoding="utf-8")
         tracker = self._start_tracker()
         try:
             study, setup = self._build_study(journal, record, events)

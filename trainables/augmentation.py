@@ -2,6 +2,10 @@
 
 B: records, L: leads, T: timesteps, K: outputs.
 
+From its length on a record is padding, zero, and stays so: nothing is added there, and a record is augmented alike
+with and without it. Crops lie within a record that is long enough. Only CutMix counts padding as signal: it knows
+areas, not lengths.
+
 What happens to one record alone is drawn from (trial's seed, epoch, position of the record in its split), so
 it depends neither on the batch the record came in nor on the process that loaded it. Mixup and CutMix pair
 records of one process's share of a batch: their draws are seeded by (seed, epoch, batch, rank), and a trial on
@@ -21,6 +25,8 @@ from trainables.config import TrainConfig
 from trainables.seeds import Use, derive_key, derive_seed
 
 Array = NDArray[np.float32]
+Positions = NDArray[np.int64]  # of records in their split
+Lengths = NDArray[np.int32]  # timesteps of records before their padding
 
 WANDER_HZ = (0.05, 0.5)  # respiration and movement of electrodes
 WANDER_WAVES = 3
@@ -54,30 +60,34 @@ class RecordSeeds:
 
 def augment_records(batch: Batch, config: TrainConfig, fs_hz: float, seeds: RecordSeeds) -> Array:
     """Return ecg_BLT of the batch, each record cropped and augmented as `config` says."""
-    ecg_BLT = batch.ecg_BLT
+    ecg_BLT, length_B = batch.ecg_BLT, batch.length_B
     if config.crop_timesteps is not None:
-        ecg_BLT = crop(ecg_BLT, batch.index_B, config.crop_timesteps, seeds)
+        ecg_BLT = crop(ecg_BLT, length_B, batch.index_B, config.crop_timesteps, seeds)
+        length_B = np.minimum(length_B, np.int32(config.crop_timesteps))
     if config.amplitude_scale:
         ecg_BLT = scale_amplitude(ecg_BLT, batch.index_B, config.amplitude_scale, seeds)
     if config.baseline_wander_mv:
-        ecg_BLT = add_baseline_wander(ecg_BLT, batch.index_B, config.baseline_wander_mv, fs_hz, seeds)
+        ecg_BLT = add_baseline_wander(ecg_BLT, length_B, batch.index_B, config.baseline_wander_mv, fs_hz, seeds)
     if config.noise_mv:
-        ecg_BLT = add_noise(ecg_BLT, batch.index_B, config.noise_mv, seeds)
+        ecg_BLT = add_noise(ecg_BLT, length_B, batch.index_B, config.noise_mv, seeds)
     if config.lead_dropout:  # last, so that a lost lead is flat
         ecg_BLT = drop_leads(ecg_BLT, batch.index_B, config.lead_dropout, seeds)
     return ecg_BLT
 
 
-def crop(ecg_BLT: Array, index_B: NDArray[np.int64], n_timesteps: int, seeds: RecordSeeds) -> Array:
-    """Cut a window of `n_timesteps` from each record; every start, the last one included, is equally likely."""
+def crop(ecg_BLT: Array, length_B: Lengths, index_B: Positions, n_timesteps: int, seeds: RecordSeeds) -> Array:
+    """Cut a window of `n_timesteps` from each record; every start, the last one included, is equally likely.
+
+    A record shorter than the window gives its beginning, all of it, and padding.
+    """
     out = np.empty((*ecg_BLT.shape[:2], n_timesteps), dtype=np.float32)
-    for row, index in enumerate(index_B):
-        start = seeds.generator(Stream.CROP, int(index)).integers(ecg_BLT.shape[2] - n_timesteps + 1)
+    for row, (index, length) in enumerate(zip(index_B.tolist(), length_B.tolist(), strict=True)):
+        start = seeds.generator(Stream.CROP, index).integers(max(0, length - n_timesteps) + 1)
         out[row] = ecg_BLT[row, :, start : start + n_timesteps]
     return out
 
 
-def scale_amplitude(ecg_BLT: Array, index_B: NDArray[np.int64], scale: float, seeds: RecordSeeds) -> Array:
+def scale_amplitude(ecg_BLT: Array, index_B: Positions, scale: float, seeds: RecordSeeds) -> Array:
     """Multiply each record by a factor from [1 - scale, 1 + scale]."""
     out = np.empty_like(ecg_BLT)
     for row, index in enumerate(index_B):
@@ -86,7 +96,7 @@ def scale_amplitude(ecg_BLT: Array, index_B: NDArray[np.int64], scale: float, se
     return out
 
 
-def drop_leads(ecg_BLT: Array, index_B: NDArray[np.int64], chance: float, seeds: RecordSeeds) -> Array:
+def drop_leads(ecg_BLT: Array, index_B: Positions, chance: float, seeds: RecordSeeds) -> Array:
     """Set each lead to 0 with `chance`; the lead with the highest draw stays, so that no record becomes empty."""
     n_leads = ecg_BLT.shape[1]
     draws_BL = np.empty((len(index_B), n_leads))
@@ -98,30 +108,31 @@ def drop_leads(ecg_BLT: Array, index_B: NDArray[np.int64], chance: float, seeds:
     return out
 
 
-def add_noise(ecg_BLT: Array, index_B: NDArray[np.int64], noise_mv: float, seeds: RecordSeeds) -> Array:
+def add_noise(ecg_BLT: Array, length_B: Lengths, index_B: Positions, noise_mv: float, seeds: RecordSeeds) -> Array:
     """Add white noise of standard deviation `noise_mv`."""
-    out = np.empty_like(ecg_BLT)
-    for row, index in enumerate(index_B):
-        noise = seeds.generator(Stream.NOISE, int(index)).standard_normal(ecg_BLT.shape[1:], dtype=np.float32)
-        np.multiply(noise, np.float32(noise_mv), out=noise)
-        np.add(ecg_BLT[row], noise, out=out[row])
+    out = ecg_BLT.copy()
+    for row, (index, length) in enumerate(zip(index_B.tolist(), length_B.tolist(), strict=True)):
+        shape = (ecg_BLT.shape[1], length)
+        noise_LT = seeds.generator(Stream.NOISE, index).standard_normal(shape, dtype=np.float32)
+        np.multiply(noise_LT, np.float32(noise_mv), out=noise_LT)
+        out[row, :, :length] += noise_LT
     return out
 
 
 def add_baseline_wander(
-    ecg_BLT: Array, index_B: NDArray[np.int64], amplitude_mv: float, fs_hz: float, seeds: RecordSeeds
+    ecg_BLT: Array, length_B: Lengths, index_B: Positions, amplitude_mv: float, fs_hz: float, seeds: RecordSeeds
 ) -> Array:
     """Add slow waves, the same in every lead up to a gain from [-1, 1]; their sum stays within `amplitude_mv`."""
     n_leads, n_timesteps = ecg_BLT.shape[1:]
     time_s = np.arange(n_timesteps) / fs_hz
-    out = np.empty_like(ecg_BLT)
-    for row, index in enumerate(index_B):
-        rng = seeds.generator(Stream.WANDER, int(index))
+    out = ecg_BLT.copy()
+    for row, (index, length) in enumerate(zip(index_B.tolist(), length_B.tolist(), strict=True)):
+        rng = seeds.generator(Stream.WANDER, index)
         frequency_hz = rng.uniform(*WANDER_HZ, size=(WANDER_WAVES, 1))
         phase = rng.uniform(0, 2 * np.pi, size=(WANDER_WAVES, 1))
         gain_L1 = rng.uniform(-1, 1, size=(n_leads, 1))
-        wave_T = np.sin(2 * np.pi * frequency_hz * time_s + phase).mean(axis=0)
-        out[row] = ecg_BLT[row] + (amplitude_mv * gain_L1 * wave_T).astype(np.float32)
+        wave_T = np.sin(2 * np.pi * frequency_hz * time_s[:length] + phase).mean(axis=0)
+        out[row, :, :length] += (amplitude_mv * gain_L1 * wave_T).astype(np.float32)
     return out
 
 

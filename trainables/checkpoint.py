@@ -6,9 +6,10 @@ import os
 import pickle
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -37,11 +38,11 @@ def load_checkpoint(path: Path) -> State:
     return state
 
 
-def save_weights(path: Path, weights: Mapping[str, Tensor]) -> None:
-    """Write a model's state dict as safetensors, on the CPU; whole or not at all."""
+def save_weights(path: Path, weights: Mapping[str, Tensor], notes: Mapping[str, str] = MappingProxyType({})) -> None:
+    """Write a model's state dict as safetensors, on the CPU, with `notes` in its header; whole or not at all."""
     # clone: safetensors refuses tensors that share memory, as tied weights do
     tensors = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in weights.items()}
-    write_whole(path, lambda temporary: save_file(tensors, temporary))
+    write_whole(path, lambda temporary: save_file(tensors, temporary, dict(notes)))
 
 
 def load_weights(path: Path) -> dict[str, Tensor]:
@@ -52,6 +53,19 @@ def load_weights(path: Path) -> dict[str, Tensor]:
     """
     try:
         return load_file(path)
+    except SafetensorError as error:
+        raise ValueError(f"{path} holds no weights: {error}") from error
+
+
+def read_notes(path: Path) -> dict[str, str]:
+    """Read the notes in the header of a file of weights, without its tensors.
+
+    Raises:
+        ValueError: the file is not safetensors.
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            return dict(file.metadata() or {})
     except SafetensorError as error:
         raise ValueError(f"{path} holds no weights: {error}") from error
 

@@ -99,7 +99,8 @@ class TrainConfig(BaseModel):
 
     crop_timesteps: Annotated[int, Field(ge=1)] | None = Field(
         None,
-        description="Window a model sees: random in training, tiled in evaluation; null: the whole record.",
+        description="Window a model sees: random in training, tiled in evaluation, within each record's own length; "
+        "null: the whole record, padding included.",
         json_schema_extra=_unit("timesteps"),
     )
     window_stride: Annotated[int, Field(ge=1)] | None = Field(

@@ -5,7 +5,6 @@ B, N: records, K: outputs, L: leads, T: timesteps, W: windows.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,11 +12,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from data.dataset import LabelSet, Split, Task
+from data.dataset import Batch, LabelSet, Split, Task
 from trainables.config import Pooling, TrainConfig
 from trainables.metrics import Scores, probabilities, score
 from trainables.thresholds import Floats, fit_thresholds
-from trainables.windows import window_starts
+from trainables.windows import tile
 
 
 @dataclass(frozen=True)
@@ -79,7 +78,8 @@ def predict(
     """Return logits_NK in the split's order; rows that belong to other ranks are 0, so that ranks add up.
 
     A record of several windows gets the logit (for multiclass: the log-probability) of the max or the mean of
-    their PROBABILITIES; regression the mean of their values.
+    their PROBABILITIES; regression the mean of their values. With windows, what pads a record has no effect; a model
+    of whole records sees it.
     """
     device = torch.device(device)
     model = model.to(device).eval()
@@ -88,37 +88,47 @@ def predict(
         for batch in split.batches(batch_size, rank=rank, world_size=world_size):
             if len(batch.index_B) == 0:
                 continue
-            ecg_BLT = torch.from_numpy(batch.ecg_BLT)
-            windows = (model(piece).float().cpu() for piece in _windows(ecg_BLT, config, device))
-            logits_NK[batch.index_B] = pool_windows(windows, label_set.task, config.window_pooling).numpy()
+            windows = _predict_windows(model, batch, config, device)
+            logits_NK[batch.index_B] = pool_windows(*windows, label_set.task, config.window_pooling).numpy()
     return logits_NK
 
 
-def _windows(ecg_BLT: Tensor, config: TrainConfig, device: torch.device) -> Iterable[Tensor]:
-    n_timesteps = ecg_BLT.shape[2]
-    for start in window_starts(config, n_timesteps):
-        stop = start + (config.crop_timesteps or n_timesteps)
-        yield ecg_BLT[:, :, start:stop].to(device, non_blocking=True)
+def _predict_windows(
+    model: nn.Module, batch: Batch, config: TrainConfig, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Return logits_WBK on the CPU, and how many windows each record has; beyond them its logits are 0."""
+    n_windows_B = torch.zeros(len(batch.index_B), dtype=torch.int64)
+    windows = []
+    for row_R, ecg_RLT in tile(batch, config):
+        logits_RK = model(torch.from_numpy(ecg_RLT).to(device, non_blocking=True)).float().cpu()
+        logits_BK = logits_RK.new_zeros((len(n_windows_B), logits_RK.shape[1]))
+        logits_BK[row_R] = logits_RK
+        n_windows_B[row_R] += 1
+        windows.append(logits_BK)
+    return torch.stack(windows), n_windows_B
 
 
-def pool_windows(windows: Iterable[Tensor], task: Task, pooling: Pooling) -> Tensor:
-    """Pool the logits_BK of each window into those of the record."""
-    logits_WBK = torch.stack(list(windows))
+def pool_windows(logits_WBK: Tensor, n_windows_B: Tensor, task: Task, pooling: Pooling) -> Tensor:
+    """Pool the logits of each record's first `n_windows_B` windows into those of the record, logits_BK."""
     if len(logits_WBK) == 1:
         return logits_WBK[0]
-    if task == "regression":
-        return logits_WBK.mean(dim=0)
+    absent_WB1 = (torch.arange(len(logits_WBK))[:, None] >= n_windows_B)[:, :, None]
     logits_WBK = logits_WBK.double()
+    if task == "regression":
+        return (logits_WBK.masked_fill(absent_WB1, 0).sum(dim=0) / n_windows_B[:, None]).float()
     if task == "multiclass":
-        log_WBK = torch.log_softmax(logits_WBK, dim=2)
-        pooled_BK = log_WBK.amax(dim=0) if pooling == "max" else _log_mean(log_WBK)
+        pooled_BK = _pool_logs(torch.log_softmax(logits_WBK, dim=2), absent_WB1, pooling)
         return torch.log_softmax(pooled_BK, dim=1).float()  # the maxima of several classes sum to more than 1
     if pooling == "max":
-        return logits_WBK.amax(dim=0).float()  # the sigmoid keeps order
+        return _pool_logs(logits_WBK, absent_WB1, pooling).float()  # the sigmoid keeps order
     # logit(mean p) = log(mean p) - log(mean (1 - p)), without ever rounding p to 1
-    positive_BK = _log_mean(torch.nn.functional.logsigmoid(logits_WBK))
-    return (positive_BK - _log_mean(torch.nn.functional.logsigmoid(-logits_WBK))).float()
+    positive_BK, negative_BK = (
+        _pool_logs(nn.functional.logsigmoid(sign * logits_WBK), absent_WB1, pooling) for sign in (1, -1)
+    )
+    return (positive_BK - negative_BK).float()
 
 
-def _log_mean(log_WBK: Tensor) -> Tensor:
-    return torch.logsumexp(log_WBK, dim=0) - float(np.log(len(log_WBK)))
+def _pool_logs(log_WBK: Tensor, absent_WB1: Tensor, pooling: Pooling) -> Tensor:
+    """Return the max over the windows; or the log of the sum: of the mean, but for a constant that cancels out."""
+    log_WBK = log_WBK.masked_fill(absent_WB1, float("-inf"))
+    return log_WBK.amax(dim=0) if pooling == "max" else torch.logsumexp(log_WBK, dim=0)

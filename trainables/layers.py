@@ -11,12 +11,12 @@ Norm = Literal["batch", "layer"]
 
 
 def conv(in_channels: int, out_channels: int, kernel_size: int, stride: int = 1) -> nn.Conv1d:
-    """Return a convolution without bias (a norm follows) whose output has ceil(T / stride) timesteps, kernels odd.
+    """Return a convolution without bias (a norm follows); an odd kernel leaves ceil(T / stride) timesteps.
 
-    Kaiming-initialised from torch's global generator, which the caller seeds.
+    An even kernel loses one timestep at stride 1. Kaiming-initialised from torch's global generator, which the caller
+    seeds.
     """
-    assert kernel_size % 2 == 1
-    layer = nn.Conv1d(in_channels, out_channels, kernel_size, stride, padding=kernel_size // 2, bias=False)
+    layer = nn.Conv1d(in_channels, out_channels, kernel_size, stride, padding=(kernel_size - 1) // 2, bias=False)
     nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
     return layer
 
@@ -41,12 +41,16 @@ class MaxMeanPool(nn.Module):
 
 
 def pooled_head(n_channels: int, n_hidden: int, n_outputs: int, dropout: float) -> nn.Sequential:
-    """Return fastai's head: pool, norm, dropout/2, linear, ReLU, norm, dropout, linear; x_BCT -> logits_BK."""
+    """Return fastai's head: max and mean over time, and `dense_head`; x_BCT -> logits_BK."""
+    return nn.Sequential(MaxMeanPool(), *dense_head(2 * n_channels, n_hidden, n_outputs, dropout))
+
+
+def dense_head(n_features: int, n_hidden: int, n_outputs: int, dropout: float) -> nn.Sequential:
+    """Return norm, dropout/2, linear, ReLU, norm, dropout, linear: features_BC -> logits_BK."""
     return nn.Sequential(
-        MaxMeanPool(),
-        nn.BatchNorm1d(2 * n_channels),
+        nn.BatchNorm1d(n_features),
         nn.Dropout(dropout / 2),
-        nn.Linear(2 * n_channels, n_hidden),
+        nn.Linear(n_features, n_hidden),
         nn.ReLU(inplace=True),
         nn.BatchNorm1d(n_hidden),
         nn.Dropout(dropout),

@@ -87,6 +87,10 @@ def _export(model: nn.Module, signal: Signal) -> bytes:
     with warnings.catch_warnings():
         # The TorchScript exporter announces its successor on each call; the reason to stay is at the top.
         warnings.filterwarnings("ignore", category=DeprecationWarning, module=r"torch\.onnx|trainables")
+        # LSTMs: torch's own checks of shapes can't be traced, and a fixed batch is feared; `export_onnx` tries two.
+        shape_checks = r"torch\.nn\.modules\.rnn"
+        warnings.filterwarnings("ignore", category=torch.jit.TracerWarning, module=shape_checks)  # type: ignore[attr-defined]
+        warnings.filterwarnings("ignore", "Exporting a model to ONNX with a batch_size other than 1", UserWarning)
         torch.onnx.export(
             model,
             (example_BLT,),

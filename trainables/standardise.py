@@ -14,12 +14,25 @@ SMALLEST_DEVIATION = 1e-6  # below it a lead is flat, and stays 0
 
 
 class Standardise(nn.Module):
-    """z-score each lead of each window: ecg_BLT -> ecg_BLT with mean 0 and deviation 1; a flat lead becomes 0."""
+    """z-score each lead of each window: ecg_BLT -> ecg_BLT with mean 0 and deviation 1; a flat lead becomes 0.
+
+    Timesteps at a window's end that are zero in all leads are padding: they do not count, and stay zero. Found in the
+    signal itself, so that an exported model needs no second input.
+    """
 
     def forward(self, ecg_BLT: Tensor) -> Tensor:
-        centred_BLT = ecg_BLT - ecg_BLT.mean(dim=2, keepdim=True)
-        deviation_BL1 = centred_BLT.square().mean(dim=2, keepdim=True).sqrt()
+        signal_B1T = _before_padding(ecg_BLT)
+        n_B11 = signal_B1T.sum(dim=2, keepdim=True).clamp(min=1)
+        centred_BLT = (ecg_BLT - ecg_BLT.sum(dim=2, keepdim=True) / n_B11) * signal_B1T
+        deviation_BL1 = (centred_BLT.square().sum(dim=2, keepdim=True) / n_B11).sqrt()
         return centred_BLT / deviation_BL1.clamp(min=SMALLEST_DEVIATION)
+
+
+def _before_padding(ecg_BLT: Tensor) -> Tensor:
+    """Return signal_B1T: 1 up to the last timestep at which any lead is not zero, 0 after it."""
+    number_T = torch.arange(1, ecg_BLT.shape[2] + 1, device=ecg_BLT.device)
+    length_B11 = ((ecg_BLT != 0).any(dim=1, keepdim=True) * number_T).amax(dim=2, keepdim=True)
+    return (number_T <= length_B11).to(ecg_BLT.dtype)
 
 
 class OutputUnits(nn.Module):

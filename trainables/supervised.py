@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Annotated, ClassVar, Literal
 
 import torch
@@ -11,9 +13,12 @@ from torch import nn
 from data.dataset import Dataset, LabelSet, Signal
 from trainables.cnn import build_cnn
 from trainables.config import Governed, TrainConfig
+from trainables.fcn_wang import build_fcn_wang
 from trainables.inception1d import build_inception1d
 from trainables.layers import Norm
+from trainables.lstm import build_lstm_bidir
 from trainables.method import Method
+from trainables.resnet1d_wang import build_resnet1d_wang
 from trainables.seeds import Use, derive_seed
 from trainables.standardise import with_edges
 from trainables.trainer import fit, reports
@@ -21,9 +26,19 @@ from trainables.trial import Trial
 from trainables.windows import window_timesteps
 from trainables.xresnet1d import build_xresnet1d
 
-Model = Literal["xresnet1d18", "xresnet1d50", "xresnet1d101", "inception1d", "cnn"]
+Model = Literal[
+    "xresnet1d18", "xresnet1d50", "xresnet1d101", "inception1d", "resnet1d_wang", "fcn_wang", "lstm_bidir", "cnn"
+]
 Width = Annotated[int, Field(ge=1, le=4096)]
-_XRESNET_LAYERS = {"xresnet1d18": 18, "xresnet1d50": 50, "xresnet1d101": 101}
+_FIXED: Mapping[Model, Callable[[int, int, float], nn.Sequential]] = {  # networks whose structure is not searched
+    "xresnet1d18": partial(build_xresnet1d, 18),
+    "xresnet1d50": partial(build_xresnet1d, 50),
+    "xresnet1d101": partial(build_xresnet1d, 101),
+    "inception1d": build_inception1d,
+    "resnet1d_wang": build_resnet1d_wang,
+    "fcn_wang": build_fcn_wang,
+    "lstm_bidir": build_lstm_bidir,
+}
 _CNN = ("model", frozenset({"cnn"}))
 
 
@@ -74,10 +89,8 @@ def build_model(config: SupervisedConfig, signal: Signal, label_set: LabelSet) -
         _check_depth(config, signal)
         widths = config.channels if isinstance(config.channels, tuple) else (config.channels,) * config.depth
         network = build_cnn(widths, config.kernel_size, config.norm, n_leads, n_outputs, config.dropout)
-    elif config.model == "inception1d":
-        network = build_inception1d(n_leads, n_outputs, config.dropout)
     else:
-        network = build_xresnet1d(_XRESNET_LAYERS[config.model], n_leads, n_outputs, config.dropout)
+        network = _FIXED[config.model](n_leads, n_outputs, config.dropout)
     return with_edges(network, signal, label_set)
 
 

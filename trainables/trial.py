@@ -8,7 +8,8 @@ from typing import Any, Protocol
 import torch
 
 State = dict[str, Any]
-"""What a checkpoint holds: `model` (a state dict) and whatever else the method needs to go on.
+"""What a checkpoint holds: `model` (a state dict), `thresholds` (of each label, fitted on validation; none for a
+regression) and whatever else the method needs to go on.
 
 Only tensors, numbers, strings, None and dicts, lists and tuples of them: it is read with `weights_only`.
 """

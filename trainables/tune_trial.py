@@ -7,6 +7,7 @@ writes the end of the trial in one place.
 
 from __future__ import annotations
 
+import json
 import math
 import traceback
 from collections.abc import Callable, Mapping
@@ -92,7 +93,7 @@ class TuneTrial:
         state: State = checkpoint["state"]
         if epoch > self._task.epochs_reported:  # killed between saving and telling
             if self._best.epoch == epoch and self.rank == 0:
-                save_weights(self.folder / BEST_FILE, state["model"])  # perhaps the kill came before these
+                self._save_best(epoch, state)  # perhaps the kill came before it
             self._tell(epoch, checkpoint["payload"])
         return state
 
@@ -112,9 +113,13 @@ class TuneTrial:
         # Saved before it is told: a report in the journal always has its checkpoint.
         save_checkpoint(self.folder / LAST_FILE, {"payload": payload, "best": best.__dict__, "state": state})
         if improved:
-            save_weights(self.folder / BEST_FILE, state["model"])
+            self._save_best(epoch, state)
         self._best = best
         return payload
+
+    def _save_best(self, epoch: int, state: State) -> None:
+        notes = {"epoch": str(epoch), "thresholds": json.dumps(state.get("thresholds", []))}
+        save_weights(self.folder / BEST_FILE, state["model"], notes)
 
     def _tell(self, epoch: int, payload: dict[str, Any]) -> None:
         self._send(payload)

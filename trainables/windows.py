@@ -1,10 +1,17 @@
-"""Windows: the pieces of a record that a model sees at once, cropped at random in training and tiled in evaluation."""
+"""Windows: the pieces of a record that a model sees at once, cropped at random in training and tiled in evaluation.
+
+B: records, R: those of them that have a window of some number, W: windows of a record, L: leads, T: timesteps.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 
-from data.dataset import Signal
+import numpy as np
+from numpy.typing import NDArray
+
+from data.dataset import Batch, Signal
 from trainables.config import TrainConfig
 
 
@@ -18,14 +25,28 @@ def window_signal(config: TrainConfig, signal: Signal) -> Signal:
     return replace(signal, n_timesteps=window_timesteps(config, signal))
 
 
-def window_starts(config: TrainConfig, n_timesteps: int) -> tuple[int, ...]:
-    """Return where the windows of an evaluated record start.
+def window_starts(config: TrainConfig, length_B: NDArray[np.int32]) -> list[NDArray[np.int64]]:
+    """Return where the windows of each evaluated record start, given the records' timesteps.
 
-    They lie `window_stride` apart (default: half a window); the last one ends with the record, so that no
-    timestep is left out.
+    They lie `window_stride` apart (default: half a window); the last one ends with the record, so that no timestep is
+    left out and no window holds padding. A record shorter than a window has one, padded.
     """
     if config.crop_timesteps is None:
-        return (0,)
+        return [np.zeros(1, np.int64)] * len(length_B)
     stride = config.window_stride or max(1, config.crop_timesteps // 2)
-    last = n_timesteps - config.crop_timesteps
-    return (*range(0, last, stride), last)
+    last_B = np.maximum(0, length_B.astype(np.int64) - config.crop_timesteps)
+    return [np.append(np.arange(0, last, stride), last) for last in last_B]
+
+
+def tile(batch: Batch, config: TrainConfig) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
+    """Yield the first window of every record, the second of those that have two, and so on: (row_R, ecg_RLT)."""
+    if config.crop_timesteps is None:
+        yield np.arange(len(batch.index_B)), batch.ecg_BLT
+        return
+    starts = window_starts(config, batch.length_B)
+    for number in range(max(map(len, starts), default=0)):
+        row_R = np.array([row for row, start_W in enumerate(starts) if number < len(start_W)])
+        windows = [
+            batch.ecg_BLT[row, :, starts[row][number] : starts[row][number] + config.crop_timesteps] for row in row_R
+        ]
+        yield row_R, np.stack(windows)

@@ -7,9 +7,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from data.ingest import ingest_serially
+from data.loading import DataConfig, describe
 from data.ptbxl import PtbxlConfig, build_reader, statement_mappings
 from data.reader import take_rows
 from data.record_reader import RecordReader
+from data.store import read_manifest, read_table
 from tests.data.whole import read_whole
 
 
@@ -20,6 +23,14 @@ def reader(source: Path, **options: object) -> RecordReader:
 @pytest.fixture(scope="module")
 def ptbxl(recordings: Path) -> Path:
     return recordings / "ptbxl"
+
+
+@pytest.fixture(scope="module")
+def store(ptbxl: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store of all 500 records."""
+    folder = tmp_path_factory.mktemp("ptbxl") / "store"
+    ingest_serially(reader(ptbxl), folder)
+    return folder
 
 
 @pytest.fixture
@@ -75,6 +86,37 @@ def test_statements_give_the_benchmarks_71_44_23_5_19_12_labels(ptbxl: Path) -> 
     assert n_labels == {
         "all": 71, "diag": 44, "diag_subclass": 23, "diag_superclass": 5, "form": 19, "rhythm": 12
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("spelling", "name"),
+    [
+        ("diagnostic", "diag"),
+        ("subdiagnostic", "diag_subclass"),
+        ("superdiagnostic", "diag_superclass"),
+        ("all", "all"),
+    ],
+)
+def test_label_sets_go_by_the_benchmarks_names_too(store: Path, spelling: str, name: str) -> None:
+    described = describe(DataConfig(store=str(store), labels=spelling))
+    assert described == describe(DataConfig(store=str(store), labels=name))
+    assert described.label_set.name == name
+
+
+def test_a_mistyped_task_of_the_benchmark_is_refused_with_the_nearest(store: Path) -> None:
+    with pytest.raises(ValueError, match="no label set 'superdiagnostics'; did you mean 'superdiagnostic'"):
+        describe(DataConfig(store=str(store), labels="superdiagnostics"))
+
+
+def test_folds_are_the_official_ones_and_share_no_patient(ptbxl: Path, store: Path) -> None:
+    manifest = read_manifest(store)
+    assert manifest.folds == {"train": (1, 2, 3, 4, 5, 6, 7, 8), "val": (9,), "test": (10,)}
+    tables = [read_table(store, shard) for shard in manifest.shards]
+    folds = pd.Series(np.concatenate([table.folds for table in tables]))
+    record_ids = np.concatenate([table.record_ids for table in tables])
+    official = pd.read_csv(ptbxl / "ptbxl_database.csv").set_index("ecg_id").strat_fold
+    assert folds.tolist() == official[record_ids.astype(int)].tolist()
+    assert folds.groupby(np.concatenate([table.patient_ids for table in tables])).nunique().max() == 1
 
 
 def test_missing_records_are_refused_unless_skipping_is_asked(copied: Path) -> None:

@@ -14,11 +14,13 @@ import pytest
 import torch
 from sklearn.metrics import roc_auc_score
 
+from data.card import DataCard
 from platform import outcome as outcome_module
 from platform.journal import Event, Journal, SweepRecord, replay
 from platform.outcome import PREDICTIONS_FILE, Outcome, conclude
 from platform.report import TestResult
 from platform.study_db import frozen_trials
+from platform.trained_model import DATA_CARD_NAME
 from tests.platform.specs import make_spec
 from tests.trainables.tiny_dataset import tiny_dataset
 from trainables.checkpoint import load_weights, save_weights
@@ -32,6 +34,7 @@ OPENED = {
     "git_commit": "abc",
     "versions": "torch 2",
     "n_bad_records": 2,
+    "spec": {"method": SPEC.method, "seed": SPEC.seed},
 }
 MANIFEST = SimpleNamespace(fingerprint="f00d", notes=["patients are not known"])
 
@@ -45,10 +48,19 @@ class Sweep:
         self.dataset: Any = SimpleNamespace(
             signal=DATASET.signal,
             label_set=DATASET.label_set,
-            plan=SimpleNamespace(folds={"test": (10,)} if folds is None else folds),
+            plan=SimpleNamespace(
+                store=folder / "store",
+                stored_signal=DATASET.signal,
+                steps=(),
+                signal=DATASET.signal,
+                label_set=DATASET.label_set,
+                folds={"test": (10,)} if folds is None else folds,
+            ),
             statistics=None,
             open=lambda: replace(DATASET, test=None),
         )
+        card = DataCard.of(SPEC.data, self.dataset, MANIFEST.fingerprint)
+        (folder / DATA_CARD_NAME).write_text(card.model_dump_json(), encoding="utf-8")
         self.looks = 0
         monkeypatch.setattr(outcome_module, "materialise", self._materialise)
 
@@ -69,7 +81,8 @@ class Sweep:
         method = METHODS[SPEC.method]
         model = method.build_model(method.parse_config(params), DATASET.signal, DATASET.label_set)
         (self.folder / "trials" / trial).mkdir(parents=True)
-        save_weights(self.folder / "trials" / trial / BEST_FILE, model.state_dict())
+        notes = {"epoch": "1", "thresholds": "[0.5, 0.25]"}
+        save_weights(self.folder / "trials" / trial / BEST_FILE, model.state_dict(), notes)
         return trial
 
     def conclude(self) -> Outcome:
@@ -120,9 +133,11 @@ def test_the_configuration_says_all_that_serving_the_model_needs(sweep: Sweep) -
     sweep.conclude()
     config = json.loads((sweep.folder / "best" / "config.json").read_text())
     assert config["trial"] == trial
-    assert config["lead_names"] == list(DATASET.signal.lead_names)
-    assert (config["fs_hz"], config["n_timesteps"]) == (DATASET.signal.fs_hz, DATASET.signal.n_timesteps)
-    assert config["labels"]["names"] == list(DATASET.label_set.names) == list(config["thresholds"])
+    signal = config["data"]["signal"]
+    assert signal["lead_names"] == list(DATASET.signal.lead_names)
+    assert (signal["fs_hz"], signal["n_timesteps"]) == (DATASET.signal.fs_hz, DATASET.signal.n_timesteps)
+    assert config["data"]["label_set"]["names"] == list(DATASET.label_set.names)
+    assert config["thresholds"] == dict(zip(DATASET.label_set.names, [0.5, 0.25], strict=True))
     assert config["params"]["channels"] == 4
 
 

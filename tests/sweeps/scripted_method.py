@@ -53,6 +53,7 @@ def build_model(config: ScriptedConfig, signal: Signal, label_set: LabelSet) -> 
 def train(config: ScriptedConfig, dataset: Dataset, trial: Trial) -> None:
     torch.manual_seed(trial.seed)
     model = build_model(config, dataset.signal, dataset.label_set)
+    thresholds = [0.5] * dataset.label_set.n_outputs
     state = trial.restore()
     assert config.epochs is not None
     for epoch in range((state["epoch"] if state else 0) + 1, config.epochs + 1):
@@ -61,7 +62,7 @@ def train(config: ScriptedConfig, dataset: Dataset, trial: Trial) -> None:
         score = float("nan") if config.fault == "nan" else config.score
         now = epoch
         metrics = {"val/auroc": score, "val/cost": config.score * config.size}
-        trial.report(epoch, metrics, lambda: {"model": model.state_dict(), "epoch": now})  # noqa: B023
+        trial.report(epoch, metrics, lambda: {"model": model.state_dict(), "epoch": now, "thresholds": thresholds})  # noqa: B023
 
 
 def _go_wrong(fault: str, epoch: int) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -13,12 +13,10 @@ import pytest
 import torch
 from mlflow import MlflowClient
 from optuna.trial import TrialState
-from safetensors.torch import load_file
 
-from data.dataset import LabelSet, Signal
 from platform.outcome import ONNX_TOLERANCE
+from platform.trained_model import read_trained_model
 from tests.sweeps.workplace import TWELVE_LEADS, Workplace, states
-from trainables.methods import METHODS
 
 NAMES = ["t0000", "t0001", "t0002", "t0003"]
 
@@ -67,21 +65,20 @@ def test_the_report_stands_alone_and_names_the_best_trial(finished: Workplace, f
 
 
 def test_the_best_model_loads_from_its_files_and_answers_like_its_onnx_file(finished: Workplace, folder: Path) -> None:
-    config = json.loads((folder / "best" / "config.json").read_text(encoding="utf-8"))
+    trained = read_trained_model(folder)
+    card, signal = trained.card, trained.card.data.signal
     best = max(finished.record().trials.values(), key=lambda trial: trial.best("val/auroc", maximise=True) or 0)
-    assert (config["trial"], config["params"]) == (best.trial, best.params)
-    assert config["lead_names"] == ["I", "II", "III", "aVR", "aVL", "aVF", "V1", "V2", "V3", "V4", "V5", "V6"]
-    assert (config["fs_hz"], config["n_timesteps"]) == (50, 150)
-    assert list(config["thresholds"]) == config["labels"]["names"]
-
-    method, labels = METHODS[config["method"]], config["labels"]
-    model = method.build_model(
-        method.parse_config(config["params"]),
-        Signal(tuple(config["lead_names"]), config["fs_hz"], config["n_timesteps"]),
-        LabelSet(labels["name"], labels["task"], tuple(labels["names"])),
-    )
-    model.load_state_dict(load_file(folder / "best" / "model.safetensors"))
-    model.eval()
+    assert (card.trial, card.params) == (best.trial, best.params)
+    assert signal.lead_names == ("I", "II", "III", "aVR", "aVL", "aVF", "V1", "V2", "V3", "V4", "V5", "V6")
+    assert (signal.fs_hz, signal.n_timesteps) == (50, 150)
+    assert tuple(card.thresholds) == card.data.label_set.names
+    same = read_trained_model(folder, best.trial)
+    assert same.card == card
+    model = trained.model
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, same.model.state_dict()[name])
+    elsewhere = shutil.copytree(folder / "best", finished.folder / "taken")
+    assert read_trained_model(elsewhere).card == card
     session = onnxruntime.InferenceSession(folder / "best" / "model.onnx")
     for n_records in (1, 5):
         ecg_BLT = np.random.default_rng(n_records).standard_normal((n_records, 12, 150)).astype(np.float32)

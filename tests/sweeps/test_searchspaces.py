@@ -8,13 +8,26 @@ from typing import Any
 
 import pytest
 
+from data.ingest import ingest_serially
+from data.ptbxl import PtbxlConfig, build_reader
 from platform.spec import parse_spec
 from tests.sweeps.workplace import ROOT, Workplace, states
+from trainables.supervised import SupervisedConfig
 
 SPACES = sorted((ROOT / "searchspaces").glob("*.yaml"))
 STANDS_IN: dict[str, dict[str, Any]] = {  # synthetic records in place of stores that a user ingests
     "ptbxl": {"task": "morphology", "fs_hz": 100, "duration_s": 10},
     "segments": {"task": "beats"},
+}
+
+
+BENCHMARK = {  # of PTB-XL: each task with one of the models, so that each model is trained
+    "ptbxl_all": "fcn_wang",
+    "ptbxl_diag": "resnet1d_wang",
+    "ptbxl_diag_subclass": "inception1d",
+    "ptbxl_diag_superclass": "fcn_wang",
+    "ptbxl_form": "xresnet1d101",
+    "ptbxl_rhythm": "lstm_bidir",
 }
 
 
@@ -38,7 +51,7 @@ def test_a_shipped_search_space_validates(path: Path, offline: Workplace, capsys
 
 
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("path", [slow_unless("quickstart", path) for path in SPACES])
+@pytest.mark.parametrize("path", [slow_unless("quickstart", path) for path in SPACES if path.stem not in BENCHMARK])
 def test_a_shipped_search_space_runs(path: Path, place: Workplace) -> None:
     spec = parse_spec(path)
     data = {"store": place.folder / "store", "labels": "null", "folds": "null"}
@@ -51,9 +64,52 @@ def test_a_shipped_search_space_runs(path: Path, place: Workplace) -> None:
         "data.synthetic": json.dumps({**synthetic, "n_records": 300}),
         "budget.trials": 2,
         "budget.epochs": 3,  # warm-up may take two
-        "tracking.uri": place.tracking_uri,
-        "tracking.experiment": place.folder.name,
     }
-    arguments = [part for key, value in tiny.items() for part in ("--set", f"{key}={value}")]
-    assert place.main(path, *arguments) == 0
+    assert run(path, place, tiny) == 0
     assert set(states(place.record(f"{spec.name}-001")).values()) <= {"COMPLETED", "STOPPED"}
+
+
+def run(path: Path, place: Workplace, overrides: dict[str, Any]) -> int:
+    tracking = {"tracking.uri": place.tracking_uri, "tracking.experiment": place.folder.name}
+    arguments = [f"{key}={value}" for key, value in {**overrides, **tracking}.items()]
+    return place.main(path, *(part for argument in arguments for part in ("--set", argument)))
+
+
+def test_every_task_of_the_benchmark_has_its_search_space() -> None:
+    assert {path.stem for path in SPACES if path.stem.startswith("ptbxl_")} == set(BENCHMARK)
+
+
+@pytest.mark.parametrize("name", BENCHMARK)
+def test_a_search_space_of_the_benchmark_follows_its_protocol_with_every_model(name: str) -> None:
+    spec = parse_spec(SPACES[0].with_name(f"{name}.yaml"))
+    grid = {point.pop("model"): point for point in spec.space.grid()}
+    assert grid == {
+        "xresnet1d101": {"lr": 1e-2},
+        "inception1d": {"lr": 1e-2},
+        "resnet1d_wang": {"lr": 1e-2},
+        "fcn_wang": {"lr": 1e-2},
+        "lstm_bidir": {"clip_norm": 0.25},
+    }
+    assert SupervisedConfig().lr == 1e-3  # the LSTM's
+    assert spec.budget.trials == len(grid)
+    fixed = {**spec.space.fixed, "epochs": spec.budget.epochs}
+    assert fixed == {
+        "epochs": 50, "batch_size": 128, "optimizer": "adamw", "weight_decay": 1e-2, "schedule": "one_cycle",
+        "dropout": 0.5, "loss": "bce", "crop_timesteps": 250, "window_stride": 125, "window_pooling": "max",
+    }  # fmt: skip
+    assert [step.model_dump() for step in spec.data.preprocess] == [{"zscore": {"per": "global"}}]
+
+
+@pytest.fixture(scope="module")
+def ptbxl_store(recordings: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("ptbxl") / "store"
+    ingest_serially(build_reader(PtbxlConfig(source=str(recordings / "ptbxl"))), folder)
+    return folder
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize(("name", "model"), BENCHMARK.items(), ids=BENCHMARK)
+def test_a_search_space_of_the_benchmark_runs(name: str, model: str, place: Workplace, ptbxl_store: Path) -> None:
+    path = SPACES[0].with_name(f"{name}.yaml")
+    assert run(path, place, {"data.store": ptbxl_store, "params.model": model, "budget.epochs": 1}) == 0
+    assert set(states(place.record(f"{name}-001")).values()) == {"COMPLETED"}

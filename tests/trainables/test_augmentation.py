@@ -28,6 +28,12 @@ SEEDS = RecordSeeds.of_epoch(seed=7, epoch=1)
 RNG = np.random.default_rng(0)
 ECG = RNG.normal(size=(40, 4, 50)).astype(np.float32)
 INDEX = np.arange(100, 140)
+
+
+def whole(n_records: int, n_timesteps: int) -> np.ndarray:
+    return np.full(n_records, n_timesteps, np.int32)
+
+
 EVERYTHING: dict[str, Any] = {
     "crop_timesteps": 20,
     "amplitude_scale": 0.2,
@@ -42,7 +48,7 @@ def batch(rows: Any) -> Batch:
         ECG[rows].copy(),
         np.zeros((len(ECG[rows]), 1), dtype=np.float32),
         INDEX[rows],
-        np.full(len(ECG[rows]), ECG.shape[2], np.int32),
+        whole(len(ECG[rows]), ECG.shape[2]),
     )
 
 
@@ -50,9 +56,9 @@ def batch(rows: Any) -> Batch:
 @given(st.permutations(range(8)), st.integers(0, 8))
 def test_a_record_is_augmented_the_same_in_every_batch_and_rank(order: list[int], cut: int) -> None:
     config = TrainConfig(**EVERYTHING)
-    whole = augment_records(batch(slice(0, 8)), config, 100.0, SEEDS)
+    together = augment_records(batch(slice(0, 8)), config, 100.0, SEEDS)
     for rows in (order[:cut], order[cut:]):
-        assert np.array_equal(augment_records(batch(rows), config, 100.0, SEEDS), whole[rows])
+        assert np.array_equal(augment_records(batch(rows), config, 100.0, SEEDS), together[rows])
 
 
 def test_another_epoch_and_another_seed_augment_otherwise() -> None:
@@ -75,8 +81,38 @@ def test_nothing_on_leaves_records_untouched() -> None:
 
 def test_a_crop_takes_every_start_the_last_one_included() -> None:
     ramp = np.broadcast_to(np.arange(5, dtype=np.float32), (400, 1, 5))
-    starts = crop(ramp, np.arange(400), 3, SEEDS)[:, 0, 0]
+    starts = crop(ramp, whole(400, 5), np.arange(400), 3, SEEDS)[:, 0, 0]
     assert np.bincount(starts.astype(int)).tolist() == pytest.approx([133, 133, 133], abs=30)
+
+
+def test_a_crop_lies_within_its_record_where_that_is_long_enough() -> None:
+    ramp = np.broadcast_to(np.arange(9, dtype=np.float32), (400, 1, 9))
+    starts = crop(ramp, whole(400, 6), np.arange(400), 4, SEEDS)[:, 0, 0]
+    assert np.bincount(starts.astype(int)).tolist() == pytest.approx([133, 133, 133], abs=30)
+    assert not crop(ramp, whole(400, 3), np.arange(400), 4, SEEDS)[:, 0, 0].any()
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.integers(1, 50), min_size=1, max_size=8), st.integers(1, 50))
+def test_a_padded_record_is_augmented_as_the_bare_one_and_its_padding_stays_zero(
+    lengths: list[int], n_timesteps: int
+) -> None:
+    config = TrainConfig(**{**EVERYTHING, "crop_timesteps": n_timesteps})
+    padded = batch(slice(0, len(lengths)))._replace(length_B=np.array(lengths, np.int32))
+    for row, length in enumerate(lengths):
+        padded.ecg_BLT[row, :, length:] = 0
+    together = augment_records(padded, config, 100.0, SEEDS)
+    for row, length in enumerate(lengths):
+        size = min(length, n_timesteps)
+        alone = Batch(
+            padded.ecg_BLT[row : row + 1, :, :length],
+            padded.labels_BK[row : row + 1],
+            padded.index_B[row : row + 1],
+            whole(1, length),
+        )
+        bare = augment_records(alone, config.model_copy(update={"crop_timesteps": size}), 100.0, SEEDS)
+        assert np.array_equal(together[row, :, :size], bare[0])
+        assert not together[row, :, size:].any()
 
 
 def test_amplitude_stays_within_its_range() -> None:
@@ -93,13 +129,14 @@ def test_lead_dropout_keeps_one_lead_at_least(n_leads: int) -> None:
 
 
 def test_noise_has_its_deviation() -> None:
-    noise = add_noise(np.zeros_like(ECG), INDEX, 0.3, SEEDS)
+    noise = add_noise(np.zeros_like(ECG), whole(40, 50), INDEX, 0.3, SEEDS)
     assert noise.std() == pytest.approx(0.3, rel=0.05)
     assert abs(noise.mean()) < 0.02
 
 
 def test_baseline_wander_is_slow_and_bounded() -> None:
-    wander = add_baseline_wander(np.zeros((50, 2, 1000), np.float32), np.arange(50), 0.5, 100.0, SEEDS)
+    flat = np.zeros((50, 2, 1000), np.float32)
+    wander = add_baseline_wander(flat, whole(50, 1000), np.arange(50), 0.5, 100.0, SEEDS)
     assert np.abs(wander).max() <= 0.5
     power = np.abs(np.fft.rfft(wander, axis=2)) ** 2  # 0.1 Hz a bin
     assert power[:, :, :15].sum() / power.sum() > 0.95

@@ -107,6 +107,7 @@ def test_its_model_goes_to_onnx_and_its_size_is_known_before(name: str, tmp_path
     method.train(config, dataset, trial)
     state = trial.restore()
     assert state is not None
+    assert len(state["thresholds"]) == dataset.label_set.n_outputs
     model = method.build_model(config, dataset.signal, dataset.label_set)
     model.load_state_dict(state["model"])
     path = tmp_path / "model.onnx"

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import onnx
+import onnxruntime
 import pytest
 import torch
 
@@ -19,7 +21,7 @@ from trainables.windows import window_signal
 
 SIGNAL = tiny_dataset().signal
 SUPERVISED = METHODS["supervised"]
-MODELS = ["xresnet1d18", "xresnet1d50", "inception1d", "cnn"]
+MODELS = ["xresnet1d18", "xresnet1d50", "inception1d", "resnet1d_wang", "fcn_wang", "lstm_bidir", "cnn"]
 
 
 def quantities(label_set: Any = LABEL_SETS["multilabel"], **params: Any) -> dict[str, float]:
@@ -40,6 +42,18 @@ def test_the_file_answers_as_pytorch_does_and_has_the_size_foretold(tmp_path: Pa
     assert export_onnx(network, dataset.signal, path) < 1e-4
     assert path.stat().st_size == quantities(model=model)["onnx_bytes"]
     assert trial.reports[1]["parameters"] == quantities(model=model)["parameters"]
+
+
+def test_a_padded_window_is_standardised_in_the_file_as_in_pytorch(tmp_path: Path) -> None:
+    signal = replace(SIGNAL, standardise_windows=True)
+    network = build_model(SupervisedConfig(model="cnn"), signal, LABEL_SETS["binary"]).eval()
+    export_onnx(network, signal, tmp_path / "model.onnx")
+    ecg = next(tiny_dataset().val.batches(4)).ecg_BLT
+    ecg[:, :, 40:] = 0
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
+    (logits,) = session.run(["logits"], {"ecg": ecg})
+    with torch.inference_mode():
+        assert logits == pytest.approx(network(torch.from_numpy(ecg)).numpy(), abs=1e-5)
 
 
 def test_the_file_is_one_valid_file_with_a_free_batch(tmp_path: Path) -> None:

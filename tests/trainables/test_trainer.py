@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from data.dataset import Dataset
+from data.dataset import Dataset, Split
 from tests.trainables.tiny_dataset import LABEL_SETS, TinySplit, tiny_dataset
 from trainables.plain_trial import PlainTrial
 from trainables.supervised import SupervisedConfig, train
@@ -107,7 +107,21 @@ def test_missing_targets_weigh_nothing_whatever_the_pieces() -> None:
         assert second == pytest.approx(first, rel=1e-5)
 
 
-@pytest.mark.parametrize("model", ["cnn", "xresnet1d18", "inception1d"])
+def padded(split: Split, n_padded: int) -> TinySplit:
+    batch = next(split.batches(split.n_records))
+    ecg_NLT = np.pad(batch.ecg_BLT, ((0, 0), (0, 0), (0, n_padded)))
+    return TinySplit(ecg_NLT, batch.labels_BK, tuple(batch.length_B.tolist()))
+
+
+def test_padding_changes_nothing_about_a_training_on_crops() -> None:
+    bare = tiny_dataset(n_train=40, n_val=20)
+    signal = replace(bare.signal, n_timesteps=64 + 50)
+    longer = replace(bare, signal=signal, train=padded(bare.train, 50), val=padded(bare.val, 50))
+    params: dict[str, Any] = {**SMALL, **RESUMED["augmentation"], "window_pooling": "max"}
+    assert losses(run(longer, **params)) == losses(run(bare, **params))
+
+
+@pytest.mark.parametrize("model", ["cnn", "xresnet1d18", "inception1d", "resnet1d_wang", "fcn_wang", "lstm_bidir"])
 def test_a_last_batch_of_one_record_is_trained_on_too(model: str) -> None:
     trial = run(tiny_dataset(n_train=17, n_val=16), model=model, batch_size=16, epochs=1)
     assert np.isfinite(trial.reports[1]["train/loss"])

@@ -247,10 +247,10 @@ def test_a_trial_killed_between_its_checkpoint_and_its_best_weights_has_both_in_
 ) -> None:
     sweep, real = Sweep(tmp_path), tune_trial.save_weights
 
-    def killed(path: Path, weights: Mapping[str, torch.Tensor]) -> None:
+    def killed(path: Path, weights: Mapping[str, torch.Tensor], notes: Mapping[str, str]) -> None:
         if weights["weight"].item() == 2.0:
             raise Killed
-        real(path, weights)
+        real(path, weights, notes)
 
     monkeypatch.setattr(tune_trial, "save_weights", killed)
     with pytest.raises(Killed):

@@ -18,10 +18,11 @@ FS_HZ = 50.0
 
 @dataclass(frozen=True)
 class TinySplit:
-    """A `data.dataset.Split` over two arrays, read-only like those that trials share."""
+    """A `data.dataset.Split` over arrays, read-only like those that trials share; lengths default to the whole."""
 
     ecg_NLT: NDArray[np.float32]
     labels_NK: NDArray[np.float32]
+    lengths: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         self.ecg_NLT.flags.writeable = False
@@ -33,7 +34,8 @@ class TinySplit:
 
     @property
     def length_N(self) -> NDArray[np.int32]:
-        return np.full(self.n_records, self.ecg_NLT.shape[2], np.int32)
+        whole = (self.ecg_NLT.shape[2],) * self.n_records
+        return np.array(whole if self.lengths is None else self.lengths, np.int32)
 
     @property
     def record_ids(self) -> NDArray[np.str_]:

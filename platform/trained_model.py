@@ -1,0 +1,138 @@
+"""A trained model with all that its use needs: of any trial of a sweep that still has its checkpoint."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, ValidationError
+from torch import nn
+
+from data.card import DataCard
+from platform.journal import TrialRecord, read_events, replay
+from trainables.checkpoint import load_weights, read_notes
+from trainables.method import Method
+from trainables.methods import METHODS
+from trainables.tune_trial import BEST_FILE
+
+CARD_NAME, DATA_CARD_NAME, WEIGHTS_NAME = "config.json", "data.json", "model.safetensors"
+BEST_FOLDER, TRIALS_FOLDER = "best", "trials"
+
+
+class ModelCard(BaseModel):
+    """What is known of a trained model beside its weights. Stored as `best/config.json`.
+
+    Attributes:
+        params: the method's whole configuration, dotted keys.
+        thresholds: of each label, fitted on the validation folds.
+        val: metrics on the validation folds at the epoch of the weights.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    sweep: str
+    trial: str
+    method: str
+    params: dict[str, Any]
+    seed: int
+    data: DataCard
+    thresholds: dict[str, float]
+    val: dict[str, float]
+
+    @property
+    def thresholds_K(self) -> NDArray[np.float64]:
+        return np.array([self.thresholds[name] for name in self.data.label_set.names])
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """A model with its weights, in evaluation mode on the CPU.
+
+    Attributes:
+        run: the sweep's folder; None for a `best/` that was taken elsewhere.
+    """
+
+    card: ModelCard
+    config: Any
+    model: nn.Module
+    weights: Path
+    run: Path | None
+
+    @property
+    def method(self) -> Method:
+        return METHODS[self.card.method]
+
+
+def read_trained_model(place: Path, trial: str | None = None) -> TrainedModel:
+    """Read a model from a sweep's folder (its best trial, or `trial`), its `best/`, or a trial's folder in it.
+
+    Raises:
+        ValueError: there is none; one line, with the way out.
+    """
+    run = _run_of(place)
+    if trial is None and place.parent.name == TRIALS_FOLDER:
+        trial = place.name
+    if trial is not None and run is None:
+        raise ValueError(f"{place}: --trial needs the sweep's folder, and this is none; give runs/NAME")
+    if trial is not None and run is not None:
+        card, weights = _trial_card(run, trial), run / TRIALS_FOLDER / trial / BEST_FILE
+    else:
+        folder = place if (place / CARD_NAME).exists() else place / BEST_FOLDER
+        card, weights = _read_card(folder / CARD_NAME), folder / WEIGHTS_NAME
+    return _build(card, weights, run)
+
+
+def _run_of(place: Path) -> Path | None:
+    """Return the sweep's folder that `place` is or lies in."""
+    folders = (place, *place.absolute().parents[:2])
+    return next((folder for folder in folders if (folder / DATA_CARD_NAME).exists()), None)
+
+
+def _read_card(path: Path) -> ModelCard:
+    try:
+        return ModelCard.model_validate_json(path.read_bytes())
+    except FileNotFoundError:
+        raise ValueError(f"{path} is not there; give the folder of a sweep that has ended, or its best/") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(map(str, first["loc"]))
+        raise ValueError(f"{path}: {key}: {first['msg']}; it is of another version") from None
+
+
+def _trial_card(run: Path, trial: str) -> ModelCard:
+    record = replay(list(read_events(run)))
+    if trial not in record.trials:
+        raise ValueError(f"{run} has no trial {trial!r}; it has {', '.join(record.trials)}")
+    weights = run / TRIALS_FOLDER / trial / BEST_FILE
+    if not weights.exists():
+        kept = sorted(path.parent.name for path in (run / TRIALS_FOLDER).glob(f"*/{BEST_FILE}"))
+        raise ValueError(f"{run}: the checkpoint of {trial} was not kept; there are those of {', '.join(kept)}")
+    spec, data = record.opened[-1].body["spec"], DataCard.model_validate_json((run / DATA_CARD_NAME).read_bytes())
+    notes = read_notes(weights)
+    return ModelCard(
+        sweep=run.name,
+        trial=trial,
+        method=spec["method"],
+        params=dict(record.trials[trial].params),
+        seed=spec["seed"],
+        data=data,
+        thresholds=dict(zip(data.label_set.names, json.loads(notes["thresholds"]), strict=True)),
+        val=_validation(record.trials[trial], int(notes["epoch"])),
+    )
+
+
+def _validation(trial: TrialRecord, epoch: int) -> dict[str, float]:
+    report = trial.reports[epoch]
+    return {name.removeprefix("val/"): value for name, value in report.items() if name.startswith("val/")}
+
+
+def _build(card: ModelCard, weights: Path, run: Path | None) -> TrainedModel:
+    method = METHODS[card.method]
+    config = method.parse_config(card.params)
+    model = method.build_model(config, card.data.signal, card.data.label_set)
+    model.load_state_dict(load_weights(weights))
+    return TrainedModel(card, config, model.eval(), weights, run)
