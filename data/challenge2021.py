@@ -20,8 +20,9 @@ import numpy as np
 from pydantic import Field, field_validator
 
 from data.folds import fold_roles, stratified_folds
+from data.leads import LEADS_12
 from data.reader import Header, Quarantined
-from data.record_reader import LEADS_12, UNREADABLE, Index, RecordConfig, RecordReader, reason
+from data.record_reader import UNREADABLE, Index, RecordConfig, RecordReader, reason
 from data.snomed import LabelRule, adagrad_fusion_rule, all_rule, chapman_rhythm_rule, scored_rule
 from data.split_csv import SPLIT_ROLES, Split, read_split
 from data.wfdb_record import read_wfdb

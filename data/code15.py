@@ -27,9 +27,10 @@ from scipy.io.matlab import MatReadError
 from data.dataset import LabelSet
 from data.folds import ROLES, stratified_folds
 from data.hdf5_rows import Hdf5Rows, find_dataset, open_hdf5
+from data.leads import LEADS_12
 from data.metadata import read_csv
 from data.reader import Header, Quarantined
-from data.record_reader import LEADS_12, UNREADABLE, Index, RawRecord, RecordConfig, RecordReader
+from data.record_reader import UNREADABLE, Index, RawRecord, RecordConfig, RecordReader
 
 FS_HZ = 400.0
 DIAGNOSES = ("1dAVb", "RBBB", "LBBB", "SB", "ST", "AF")

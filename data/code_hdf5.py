@@ -21,8 +21,9 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from data.dataset import LabelSet
 from data.folds import ROLES, stratified_folds
 from data.hdf5_rows import Hdf5Rows, find_dataset, open_hdf5
+from data.leads import LEADS_12
 from data.reader import Header
-from data.record_reader import LEADS_12, Index, NanPolicy, RawRecord, RecordReader
+from data.record_reader import Index, NanPolicy, RawRecord, RecordReader
 from data.store import Manifest, read_ecg, read_manifest, read_table, verify_shard
 
 LABELS = "labels"  # the name of the label set, for which the layout has none

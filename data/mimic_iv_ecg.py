@@ -24,8 +24,9 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from data.dataset import LabelSet
 from data.folds import ROLES, stratified_folds
+from data.leads import LEADS_12
 from data.reader import Header
-from data.record_reader import LEADS_12, Index, NanPolicy, RawRecord, RecordConfig, RecordReader
+from data.record_reader import Index, NanPolicy, RawRecord, RecordConfig, RecordReader
 from data.wfdb_record import read_wfdb
 
 MISSING_MS = 29999

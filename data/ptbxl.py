@@ -20,8 +20,9 @@ from pydantic import Field
 
 from data.dataset import LabelSet
 from data.folds import ROLES
+from data.leads import LEADS_12
 from data.reader import Header
-from data.record_reader import LEADS_12, Index, RecordConfig, RecordReader
+from data.record_reader import Index, RecordConfig, RecordReader
 from data.wfdb_record import read_wfdb
 
 _COLUMNS = ("ecg_id", "patient_id", "age", "sex", "scp_codes", "strat_fold")

@@ -20,8 +20,9 @@ import pandas as pd
 from pydantic import Field
 
 from data.folds import fold_roles, stratified_folds
+from data.leads import LEADS_12
 from data.reader import Header, Quarantined
-from data.record_reader import LEADS_12, UNREADABLE, Index, RawRecord, RecordConfig, RecordReader
+from data.record_reader import UNREADABLE, Index, RawRecord, RecordConfig, RecordReader
 from data.snomed import TABLES, LabelRule, scored_rule
 
 FS_HZ = 500.0  # the same for all records; the files do not say it

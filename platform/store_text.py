@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
+from rich.cells import cell_len  # a Chinese letter takes the place of two
 
 from data.counts import add_labels
 from data.dataset import LabelSet
@@ -54,12 +55,12 @@ def _label_lines(label_set: LabelSet, manifest: Manifest) -> list[str]:
     """Say how often each label occurs: over all, then by fold."""
     counts, by_fold = manifest.counts, manifest.counts.labels[label_set.name]
     what = "known values" if label_set.task == "regression" else "prevalence"
-    width = max(map(len, (*label_set.names, label_set.name)))
+    width = max(map(cell_len, (*label_set.names, label_set.name)))
     head = " ".join(f"{f'fold {fold}':>7}" for fold in counts.records)
     lines = [f"{what} of {label_set.name} ({label_set.task})", f"  {'':<{width}} {'all':>7} {head}"]
     for index, (name, total) in enumerate(zip(label_set.names, add_labels(by_fold.values()), strict=True)):
         shares = [_share(by_fold[fold][index], counts.records[fold]) for fold in counts.records]
-        lines.append(f"  {name:<{width}} {_share(total, counts.n_records)} {' '.join(shares)}")
+        lines.append(f"  {name}{' ' * (width - cell_len(name))} {_share(total, counts.n_records)} {' '.join(shares)}")
     return lines
 
 

@@ -13,6 +13,7 @@ from platform import ingest, sweep
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+DATA_PAGE = (ROOT / "docs" / "data.md").read_text(encoding="utf-8")
 COMMANDS = re.findall(r"python -m platform\.(sweep|ingest) ([^`#\n|]+)", README)
 
 
@@ -38,7 +39,8 @@ def test_every_linked_file_exists() -> None:
 
 def test_every_kind_of_data_is_in_the_table() -> None:
     for kind in READERS:
-        assert f"| `{kind}` |" in README
+        assert re.search(rf"^\| .*`{kind}`.* \|", README, flags=re.MULTILINE), kind
+        assert f"\n| `{kind}` |" in DATA_PAGE, kind
 
 
 def test_the_first_screen_has_the_lines_that_a_sweep_ends_with() -> None:

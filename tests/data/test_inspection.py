@@ -1,4 +1,4 @@
-"""What inspection finds in a store: lengths, doubtful records, reasons and duplicates; and its picture's millimetres."""
+"""What inspection finds in a store: lengths, doubtful records, reasons, duplicates; and its picture's millimetres."""
 
 import os
 from pathlib import Path
@@ -11,7 +11,6 @@ from data.ingest import ingest_serially
 from data.inspection import FLAGS, flag_records, inspect_store, sample_records
 from data.leads import LEADS_12
 from data.numpy_dir import NumpyDirConfig, build_reader
-from data.reader import RecordBlock
 from data.store import CorruptShard, read_manifest
 
 FS_HZ = 100.0
@@ -24,15 +23,8 @@ def sine(amplitude_mv: float = 1.0, n_timesteps: int = 1000) -> np.ndarray:
 
 
 def flags_of(ecg_LT: np.ndarray, length: int = 1000) -> set[str]:
-    block = RecordBlock(
-        ecg_NLT=ecg_LT[np.newaxis],
-        length_N=np.array([length], np.int32),
-        labels={},
-        record_ids=np.array(["1"]),
-        patient_ids=np.array(["1"]),
-        folds=np.array([1], np.int16),
-    )
-    return {flag for flag, mask_N in flag_records(block, FS_HZ).items() if mask_N[0]}
+    flags = flag_records(ecg_LT[np.newaxis], np.array([length], np.int32), FS_HZ)
+    return {flag for flag, mask_N in flags.items() if mask_N[0]}
 
 
 def test_a_clean_record_has_no_flag() -> None:
@@ -91,7 +83,7 @@ def store(tmp_path: Path) -> Path:
             ecg_LT = ecg_LT.T
         np.save(arrays / f"{record:02d}.npy", ecg_LT)
     config = NumpyDirConfig(source=str(arrays), fs_hz=FS_HZ)
-    ingest_serially(build_reader(config), tmp_path / "store", n_records_per_shard=6)
+    ingest_serially(build_reader(config), tmp_path / "store", shard_format="parquet", n_records_per_shard=6)
     return tmp_path / "store"
 
 
@@ -139,7 +131,7 @@ def test_other_leads_come_one_below_the_other() -> None:
     assert [tuple(trace) for trace in traces] == [("MLII", 0, 0, 10), ("V5", 1, 0, 10)]
 
 
-def dark_columns(png: Path) -> tuple[np.ndarray, tuple[int, int]]:
+def ink_of(png: Path) -> tuple[np.ndarray, tuple[int, int]]:
     """Return the picture's ink, row by column, and its size."""
     from matplotlib.image import imread
 
@@ -152,7 +144,7 @@ def test_the_picture_has_25_mm_a_second_and_10_mm_a_millivolt(tmp_path: Path) ->
     ecg_LT[0, 400] = 1.0
     ecg_LT[0, 900] = 1.0
     draw_records([PaperRecord(ecg_LT, ("X",), FS_HZ, "")], tmp_path / "x.png")
-    ink, (_, width) = dark_columns(tmp_path / "x.png")
+    ink, (_, width) = ink_of(tmp_path / "x.png")
     mm = DPI / 25.4
     assert width == pytest.approx((15 + 250 + 5) * mm, abs=2)
     trace = ink[:, int(30 * mm) :]

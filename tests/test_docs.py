@@ -1,0 +1,62 @@
+"""The worked examples of the documentation work."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import sys
+import types
+from pathlib import Path
+
+import pytest
+
+from platform import ingest, sweep
+from tests.trainables.tiny_dataset import tiny_dataset
+from trainables.method import Method
+from trainables.onnx_export import export_onnx
+from trainables.plain_trial import PlainTrial
+
+DOCS = Path(__file__).parent.parent / "docs"
+MAINS = {"platform.ingest": ingest.main, "platform.sweep": sweep.main}
+
+
+def blocks(page: str, language: str) -> list[str]:
+    """Return the code blocks of a page in one language; without one: shell commands."""
+    text = (DOCS / page).read_text(encoding="utf-8")
+    assert len(text.splitlines()) < 60
+    every = re.findall(r"^```(\w*)\n(.*?)^```\n", text, flags=re.MULTILINE | re.DOTALL)
+    return [code for name, code in every if name == language]
+
+
+def run(command: str) -> None:
+    python, _, module, *arguments = shlex.split(command)
+    assert python == "python"
+    assert MAINS[module](arguments) == 0, command
+
+
+@pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.timeout(600)
+def test_own_recordings_go_in_and_a_sweep_runs_on_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (script,), (spec,) = blocks("own_data.md", "python"), blocks("own_data.md", "yaml")
+    exec(script, {})
+    Path("mine.yaml").write_text(spec, encoding="utf-8")
+    for commands in blocks("own_data.md", ""):
+        for command in commands.splitlines():
+            run(command)
+    assert (tmp_path / "runs" / "mine-001" / "best" / "model.onnx").exists()
+
+
+def test_an_own_method_trains_and_goes_to_onnx(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (source,) = blocks("own_method.md", "python")
+    module = types.ModuleType("trainables.spread")
+    monkeypatch.setitem(sys.modules, module.__name__, module)  # pydantic resolves annotations there
+    exec(source, module.__dict__)
+    method: Method = module.SPREAD
+    config = method.parse_config({"epochs": 2, "batch_size": 16})
+    dataset, trial = tiny_dataset("binary"), PlainTrial(3)
+    method.train(config, dataset, trial)
+    assert set(trial.reports) == {1, 2}
+    assert set(trial.reports[1]) == method.reports("binary")
+    model = method.build_model(config, dataset.signal, dataset.label_set)
+    assert export_onnx(model, dataset.signal, tmp_path / "model.onnx") < 1e-5
