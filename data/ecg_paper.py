@@ -142,7 +142,7 @@ def _draw_pulse(axes: Axes, zero_mm: float) -> None:
 
 
 def _captions(record: PaperRecord, n_traces: int, height_mm: float) -> Iterator[tuple[float, float, str]]:
-    # The fonts that matplotlib brings lack Chinese: a label without Latin letters is left to the printed text.
+    # The fonts that matplotlib brings lack Chinese, and warn of each letter.
     title = "".join(letter if ord(letter) < 0x2E80 else "?" for letter in record.title)
     yield LEFT_MM, height_mm - 6, title
     length_s = record.ecg_LT.shape[1] / record.fs_hz

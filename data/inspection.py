@@ -151,19 +151,20 @@ def _flag_shard(store: Path, shard: Shard, length_N: NDArray[np.int32], fs_hz: f
 
 def _paper_record(block: RecordBlock, manifest: Manifest) -> PaperRecord:
     length = int(block.length_N[0])
-    labels = [_label_text(block.labels[name][0], label_set) for name, label_set in manifest.label_sets.items()]
+    labels = [label_text(block.labels[name][0], label_set) for name, label_set in manifest.label_sets.items()]
     title = f"{block.record_ids[0]}   fold {block.folds[0]}   {labels[0] if labels else 'unlabelled'}"
     return PaperRecord(block.ecg_NLT[0, :, :length], manifest.lead_names, manifest.fs_hz, title)
 
 
-def _label_text(labels_K: NDArray[np.float32], label_set: LabelSet) -> str:
-    """Say what a record's labels in one set are."""
+def label_text(labels_K: NDArray[np.float32], label_set: LabelSet) -> str:
+    """Say what a record's labels in one set are. A picture's fonts lack Chinese: such names become numbers from 1."""
+    shown = [name if name.isascii() else f"label {number}" for number, name in enumerate(label_set.names, start=1)]
     if label_set.task == "regression":
-        return ", ".join(f"{name} {value:.3g}" for name, value in zip(label_set.names, labels_K, strict=True))
+        return ", ".join(f"{name} {value:.3g}" for name, value in zip(shown, labels_K, strict=True))
     if label_set.task == "multiclass":
-        return label_set.names[int(labels_K[0])] if np.isfinite(labels_K[0]) else "unknown"
-    names = [name for name, value in zip(label_set.names, labels_K, strict=True) if value > 0]
-    return ", ".join(names) or (f"not {label_set.names[0]}" if label_set.task == "binary" else f"no {label_set.name}")
+        return shown[int(labels_K[0])] if np.isfinite(labels_K[0]) else "unknown"
+    names = [name for name, value in zip(shown, labels_K, strict=True) if value > 0]
+    return ", ".join(names) or (f"not {shown[0]}" if label_set.task == "binary" else f"no {label_set.name}")
 
 
 def _count_reasons(path: Path) -> dict[str, int]:

@@ -106,6 +106,11 @@ def derive_limb_leads(ecg: NDArray[Floats], lead_names: Sequence[str]) -> tuple[
     return np.stack(leads, axis=-2, dtype=ecg.dtype), order
 
 
+def limb_lead_shares(name: str) -> tuple[float, float]:
+    """Return the shares of I and II that III, aVR, aVL or aVF is made of."""
+    return next(shares for derived, shares in _DERIVED.items() if derived.lower() == name.lower())
+
+
 def _derived_order(lead_names: Sequence[str]) -> tuple[str, ...]:
     given = {name.lower(): name for name in lead_names}
     if not {"i", "ii"} <= given.keys():

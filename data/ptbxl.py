@@ -2,8 +2,8 @@
 
 Label sets follow the benchmark of Strodthoff et al. 2021 (doi:10.1109/JBHI.2020.3022989): the keys of `scp_codes`,
 whatever their likelihood, mapped by `scp_statements.csv`; sorted labels that occur at least once. On v1.0.3 they are
-all 71, diag 44, diag_subclass 23, diag_superclass 5, form 19, rhythm 12. Folds are the official `strat_fold`: 1-8
-train, 9 validation, 10 test.
+all 71, diag 44, diag_subclass 23, diag_superclass 5, form 19, rhythm 12; `data.labels` takes the benchmark's own names
+of them too (`data.loading.LABEL_SET_SPELLINGS`). Folds are the official `strat_fold`: 1-8 train, 9 validation, 10 test.
 """
 
 from __future__ import annotations

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
+from data.dataset import Signal
 from data.gaps import fill_gaps
 from data.leads import LEADS_12 as LEADS_12  # noqa: PLC0414  (readers take it from here)
 from data.leads import MIN_SD_MV
@@ -164,7 +165,7 @@ class Chunk:
     quarantined: tuple[Quarantined, ...] = ()
 
 
-def conform(record: RawRecord, header: Header, nan: NanPolicy) -> NDArray[np.float32]:
+def conform(record: RawRecord, header: Header | Signal, nan: NanPolicy) -> NDArray[np.float32]:
     """Return the record as the store holds it: ecg_LT in mV, with the header's leads and rate, at most as long.
 
     Raises:
@@ -178,10 +179,18 @@ def conform(record: RawRecord, header: Header, nan: NanPolicy) -> NDArray[np.flo
     ecg_LT = _fill_gaps(_pick_leads(ecg_LT, record.lead_names, header.lead_names), nan)
     if (ecg_LT.std(axis=1) < MIN_SD_MV).all():
         raise ValueError("no signal: every lead is constant")
-    swing_mv = float(np.abs(ecg_LT - np.median(ecg_LT, axis=1, keepdims=True)).max())
+    swing_mv = _swing_mv(ecg_LT)
     if swing_mv > MAX_SWING_MV:
         raise ValueError(f"wrong gain: the signal swings by {swing_mv:,.0f} mV, at most {MAX_SWING_MV:g} are believed")
     return resample(ecg_LT, record.fs_hz, header.fs_hz)[:, : header.n_timesteps].astype(np.float32)
+
+
+def _swing_mv(ecg_LT: NDArray[np.float64]) -> float:
+    """Return how far the signal gets from a lead's median, or what it can be at most where that is believed."""
+    range_mv = float(np.ptp(ecg_LT, axis=1).max())
+    if range_mv <= MAX_SWING_MV:
+        return range_mv  # a median takes as long as reading the record
+    return float(np.abs(ecg_LT - np.median(ecg_LT, axis=1, keepdims=True)).max())
 
 
 def reason(error: Exception) -> str:

@@ -11,8 +11,10 @@ from pathlib import Path
 import pytest
 
 from platform import ingest, sweep
+from platform.spec import Spec
 from tests.trainables.tiny_dataset import tiny_dataset
 from trainables.method import Method
+from trainables.methods import METHODS
 from trainables.onnx_export import export_onnx
 from trainables.plain_trial import PlainTrial
 
@@ -60,3 +62,19 @@ def test_an_own_method_trains_and_goes_to_onnx(tmp_path: Path, monkeypatch: pyte
     assert set(trial.reports[1]) == method.reports("binary")
     model = method.build_model(config, dataset.signal, dataset.label_set)
     assert export_onnx(model, dataset.signal, tmp_path / "model.onnx") < 1e-5
+
+
+def parameter_names(page: Path) -> list[str]:
+    """Return the keys of a spec that a page for old users names."""
+    return re.findall(r"`((?:params|data|search|budget|resources)\.[a-z_]+)`", page.read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("page", sorted((DOCS / "from").glob("*.md")), ids=lambda page: page.stem)
+def test_the_keys_that_old_users_are_pointed_to_exist(page: Path) -> None:
+    sections = {name: field.annotation for name, field in Spec.model_fields.items()}
+    names = parameter_names(page)
+    assert names
+    for name in names:
+        section, key = name.split(".")
+        models = [method.config for method in METHODS.values()] if section == "params" else [sections[section]]
+        assert any(key in model.model_fields for model in models), name

@@ -9,20 +9,36 @@ N: records, K: outputs, R: resamples, T: distinct predictions, from the largest 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from data.dataset import LabelSet
+from trainables.curve_areas import curve_areas, ratio
 from trainables.evaluation import Evaluation
 from trainables.metrics import MACRO_NAMES
 
 Floats = NDArray[np.float64]
 ByMetric = dict[str, Floats]
 
+N_RESAMPLES = 200
 MAX_DRAWS_A_RESAMPLE = 100
 BLOCK_WEIGHTS = 2_000_000  # numbers in one block of weights_RN: 16 MB
+
+
+@dataclass(frozen=True)
+class ResampledScores:
+    """Metrics of R resamples; NaN where a resample has nothing to score.
+
+    Attributes:
+        macro: values_R by metric.
+        per_class: values_RK by metric, under the names of `Scores.per_class`.
+    """
+
+    macro: Mapping[str, Floats]
+    per_class: Mapping[str, Floats]
 
 
 def bootstrap_intervals(
@@ -31,57 +47,76 @@ def bootstrap_intervals(
     beta: float,
     groups_N: NDArray[np.str_],
     seed: int,
-    n_resamples: int = 200,
+    n_resamples: int = N_RESAMPLES,
     confidence: float = 0.95,
 ) -> dict[str, tuple[float, float]]:
-    """Return each macro metric's percentile interval.
+    """Return each macro metric's percentile interval; arguments as `resample`."""
+    macro = resample(evaluation, label_set, beta, groups_N, seed, n_resamples).macro
+    found = {name: percentile_interval(macro[name], confidence) for name in evaluation.scores.macro}
+    return {name: interval for name, interval in found.items() if interval is not None}
 
-    A resample has every class that the split itself can tell apart; one without is drawn again, a hundred times at
-    most, and then scored without that class.
+
+def percentile_interval(values_R: Floats, confidence: float = 0.95) -> tuple[float, float] | None:
+    """Return the interval of the finite values; None where there is none."""
+    values_R = values_R[np.isfinite(values_R)]
+    if not len(values_R):
+        return None
+    tail = 100 * (1 - confidence) / 2
+    low, high = np.percentile(values_R, [tail, 100 - tail])
+    return float(low), float(high)
+
+
+def resample(
+    evaluation: Evaluation,
+    label_set: LabelSet,
+    beta: float,
+    groups_N: NDArray[np.str_],
+    seed: int,
+    n_resamples: int = N_RESAMPLES,
+) -> ResampledScores:
+    """Score resamples of a split, whose draw depends on its labels, `groups_N` and `seed` but not on the predictions.
 
     Args:
         groups_N: patients; records of one are drawn together.
     """
-    blocks = [
-        resampled_scores(evaluation, label_set, beta, weights_RN)
-        for weights_RN in _resamples(evaluation, label_set, groups_N, seed, n_resamples)
-    ]
-    tail = 100 * (1 - confidence) / 2
-    intervals = {}
-    for name in evaluation.scores.macro:
-        values_R = np.concatenate([block[name] for block in blocks])
-        values_R = values_R[np.isfinite(values_R)]
-        if len(values_R):
-            low, high = np.percentile(values_R, [tail, 100 - tail])
-            intervals[name] = (float(low), float(high))
-    return intervals
+    draws = draw_weights(evaluation, label_set, groups_N, seed, n_resamples)
+    blocks = [resampled_scores(evaluation, label_set, beta, weights_RN) for weights_RN in draws]
+    return ResampledScores(
+        {name: np.concatenate([block.macro[name] for block in blocks]) for name in blocks[0].macro},
+        {name: np.concatenate([block.per_class[name] for block in blocks]) for name in blocks[0].per_class},
+    )
 
 
-def resampled_scores(evaluation: Evaluation, label_set: LabelSet, beta: float, weights_RN: Floats) -> ByMetric:
-    """Return the macro metrics of each resample, by name; NaN where a resample has no class to score."""
+def resampled_scores(evaluation: Evaluation, label_set: LabelSet, beta: float, weights_RN: Floats) -> ResampledScores:
+    """Score each resample, given as how often it has each record."""
     if label_set.task == "regression":
         return _regression(evaluation, weights_RN)
-    truth_NK, called_NK = _truth(evaluation, label_set), _called(evaluation, label_set)
+    truth_NK, called_NK = truth_table(evaluation, label_set), called_table(evaluation, label_set)
     contrast_RK = _contrast(truth_NK, weights_RN)
     per_class = _decisions(truth_NK, called_NK, weights_RN, beta)
     accuracy_RK = per_class.pop("accuracy")
-    ranking = [_ranking(evaluation.predicted_NK[:, k], truth_NK[:, k], weights_RN) for k in range(truth_NK.shape[1])]
-    per_class |= {name: np.stack([values[name] for values in ranking], axis=1) for name in ranking[0]}
+    areas = [curve_areas(evaluation.predicted_NK[:, k], truth_NK[:, k], weights_RN) for k in range(truth_NK.shape[1])]
+    per_class |= {name: np.stack([values[name] for values in areas], axis=1) for name in areas[0]}
     macro = {MACRO_NAMES.get(name, name): _mean(values_RK, contrast_RK) for name, values_RK in per_class.items()}
     if label_set.task == "multiclass":
         macro["accuracy"] = (weights_RN @ (truth_NK * called_NK).sum(axis=1)) / weights_RN.sum(axis=1)
     else:
         macro["accuracy"] = accuracy_RK.mean(axis=1)
-    return macro
+    known = {name: np.where(contrast_RK, values_RK, np.nan) for name, values_RK in per_class.items()}
+    return ResampledScores(macro, {**known, "accuracy": accuracy_RK})
 
 
 # ------------------------------------------------------------------ drawing
 
 
-def _resamples(
+def draw_weights(
     evaluation: Evaluation, label_set: LabelSet, groups_N: NDArray[np.str_], seed: int, n_resamples: int
 ) -> Iterator[Floats]:
-    """Yield blocks of weights_RN: how often each record was drawn."""
+    """Yield blocks of weights_RN: how often each record was drawn.
+
+    A resample has every class that the split itself can tell apart; one without is drawn again, a hundred times at
+    most, and then scored without that class.
+    """
     rng = np.random.default_rng(seed)
     _, group_N = np.unique(groups_N, return_inverse=True)
     is_whole = _completeness(evaluation, label_set)
@@ -108,7 +143,7 @@ def _completeness(evaluation: Evaluation, label_set: LabelSet) -> Callable[[Floa
     if label_set.task == "regression":
         labels_NK = evaluation.labels_NK[:, expected_K]
         return lambda weights_N: bool(_varies(labels_NK, weights_N[None]).all())
-    truth_NK = _truth(evaluation, label_set)[:, expected_K]
+    truth_NK = truth_table(evaluation, label_set)[:, expected_K]
     return lambda weights_N: bool(_contrast(truth_NK, weights_N[None]).all())
 
 
@@ -130,13 +165,15 @@ def _varies(labels_NK: NDArray[np.float32], weights_RN: Floats) -> NDArray[np.bo
 # ------------------------------------------------------------------ classification
 
 
-def _truth(evaluation: Evaluation, label_set: LabelSet) -> Floats:
+def truth_table(evaluation: Evaluation, label_set: LabelSet) -> Floats:
+    """Return 0 or 1 for each record and class, for multiclass too."""
     if label_set.task == "multiclass":
         return np.eye(label_set.n_outputs)[evaluation.labels_NK[:, 0].astype(np.int64)]
     return (evaluation.labels_NK > 0.5).astype(np.float64)
 
 
-def _called(evaluation: Evaluation, label_set: LabelSet) -> Floats:
+def called_table(evaluation: Evaluation, label_set: LabelSet) -> Floats:
+    """Return the decisions, 0 or 1 for each record and class: by threshold, or the most probable class."""
     if label_set.task == "multiclass":
         called_NK: Floats = np.eye(label_set.n_outputs)[evaluation.predicted_NK.argmax(axis=1)]
         return called_NK
@@ -147,56 +184,28 @@ def _decisions(truth_NK: Floats, called_NK: Floats, weights_RN: Floats, beta: fl
     tp = weights_RN @ (truth_NK * called_NK)
     fp, fn = weights_RN @ called_NK - tp, weights_RN @ truth_NK - tp
     tn = weights_RN.sum(axis=1, keepdims=True) - tp - fp - fn
-    recall, specificity = _ratio(tp, tp + fn), _ratio(tn, tn + fp)
+    recall, specificity = ratio(tp, tp + fn), ratio(tn, tn + fp)
     return {
-        "f1": _ratio(2 * tp, 2 * tp + fp + fn),
-        "f_beta": _ratio((1 + beta**2) * tp, (1 + beta**2) * tp + fp + beta**2 * fn),
-        "accuracy": _ratio(tp + tn, tp + fp + tn + fn),
+        "f1": ratio(2 * tp, 2 * tp + fp + fn),
+        "f_beta": ratio((1 + beta**2) * tp, (1 + beta**2) * tp + fp + beta**2 * fn),
+        "accuracy": ratio(tp + tn, tp + fp + tn + fn),
         "balanced_accuracy": (recall + specificity) / 2,
-        "precision": _ratio(tp, tp + fp),
+        "precision": ratio(tp, tp + fp),
         "recall": recall,
         "specificity": specificity,
     }
 
 
-def _ranking(predicted_N: Floats, truth_N: Floats, weights_RN: Floats) -> ByMetric:
-    """Return the areas under one class's curves; meaningless where the resample has no contrast."""
-    order_N = np.argsort(-predicted_N, kind="stable")
-    last_T = np.flatnonzero(np.diff(predicted_N[order_N], append=np.nan))  # of equal predictions
-    sorted_RN = weights_RN[:, order_N]
-    called_RT = np.cumsum(sorted_RN, axis=1)[:, last_T]
-    tp_RT = np.cumsum(sorted_RN * truth_N[order_N], axis=1)[:, last_T]
-    fp_RT = called_RT - tp_RT
-    recall_RT, fall_out_RT = _ratio(tp_RT, tp_RT[:, -1:]), _ratio(fp_RT, fp_RT[:, -1:])
-    precision_RT = _ratio(tp_RT, called_RT, otherwise=1.0)  # where nothing is called yet
-    return {
-        "auroc": _trapezoids(recall_RT, fall_out_RT, first=0.0),
-        "auprc": _trapezoids(precision_RT, recall_RT, first=1.0),
-        "ap": (np.diff(recall_RT, axis=1, prepend=0.0) * precision_RT).sum(axis=1),
-    }
-
-
-def _trapezoids(y_RT: Floats, x_RT: Floats, first: float) -> Floats:
-    """Return the area under a curve that begins at x = 0, y = `first`."""
-    before_RT = np.concatenate([np.full((len(y_RT), 1), first), y_RT[:, :-1]], axis=1)
-    area_R: Floats = (np.diff(x_RT, axis=1, prepend=0.0) * (y_RT + before_RT) / 2).sum(axis=1)
-    return area_R
-
-
-def _ratio(part: Floats, whole: Floats, otherwise: float = 0.0) -> Floats:
-    whole = np.broadcast_to(whole, part.shape)
-    ratio: Floats = np.divide(part, whole, out=np.full(part.shape, otherwise), where=whole > 0)
-    return ratio
-
-
 def _mean(values_RK: Floats, present_RK: NDArray[np.bool_]) -> Floats:
-    return _ratio((values_RK * present_RK).sum(axis=1), present_RK.sum(axis=1).astype(np.float64), otherwise=np.nan)
+    return ratio(
+        np.where(present_RK, values_RK, 0.0).sum(axis=1), present_RK.sum(axis=1).astype(np.float64), otherwise=np.nan
+    )
 
 
 # ------------------------------------------------------------------ regression
 
 
-def _regression(evaluation: Evaluation, weights_RN: Floats) -> ByMetric:
+def _regression(evaluation: Evaluation, weights_RN: Floats) -> ResampledScores:
     labels_NK = evaluation.labels_NK.astype(np.float64)
     known_NK = ~np.isnan(labels_NK)
     n_RK = weights_RN @ known_NK
@@ -205,12 +214,12 @@ def _regression(evaluation: Evaluation, weights_RN: Floats) -> ByMetric:
     centre_K = np.where(known_NK, labels_NK, 0.0).sum(axis=0) / np.maximum(1, known_NK.sum(axis=0))
     centred_NK = np.where(known_NK, labels_NK - centre_K, 0.0)
     squares_RK = weights_RN @ error_NK**2
-    spread_RK = weights_RN @ centred_NK**2 - n_RK * _ratio(weights_RN @ centred_NK, n_RK) ** 2
-    mse_RK = _ratio(squares_RK, n_RK)
+    spread_RK = weights_RN @ centred_NK**2 - n_RK * ratio(weights_RN @ centred_NK, n_RK) ** 2
+    mse_RK = ratio(squares_RK, n_RK)
     known_RK, varies_RK = n_RK > 0, _varies(evaluation.labels_NK, weights_RN)
-    return {
-        "mae": _mean(_ratio(weights_RN @ np.abs(error_NK), n_RK), known_RK),
-        "mse": _mean(mse_RK, known_RK),
-        "rmse": _mean(np.sqrt(mse_RK), known_RK),
-        "r2": _mean(1 - _ratio(squares_RK, spread_RK), varies_RK),
-    }
+    r2_RK = 1 - ratio(squares_RK, spread_RK)
+    per_class = {"mae": ratio(weights_RN @ np.abs(error_NK), n_RK), "mse": mse_RK, "rmse": np.sqrt(mse_RK)}
+    known = {name: np.where(known_RK, values_RK, np.nan) for name, values_RK in per_class.items()}
+    known["r2"] = np.where(varies_RK, r2_RK, np.nan)
+    macro = {name: _mean(values_RK, np.isfinite(values_RK)) for name, values_RK in known.items()}
+    return ResampledScores(macro, known)

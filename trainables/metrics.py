@@ -1,4 +1,4 @@
-"""Metrics of a split, by torchmetrics, per class and macro.
+"""Metrics of a split, per class and macro, in float64: counts and errors by torchmetrics, areas by `curve_areas`.
 
 N: records, K: outputs. A class that has one value only among the records (all positive, or none) says nothing
 about discrimination: it is left out of every macro mean but accuracy's, named in `left_out`, and where no class
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from data.dataset import LabelSet, Task
+from trainables.curve_areas import curve_areas
 
 Floats = NDArray[np.float64]
 
@@ -80,29 +81,19 @@ def score(
     by_class = _decisions(called, truth, beta)
     per_class: dict[str, dict[str, float]] = {}
     for k, name in enumerate(label_set.names):
-        ranking = _ranking(torch.from_numpy(predicted_NK[:, k]), truth[:, k]) if contrast_K[k] else {}
+        ranking = _ranking(predicted_NK[:, k], truth_NK[:, k]) if contrast_K[k] else {}
         decided = {metric: float(values[k]) for metric, values in by_class.items()}
         per_class[name] = {**ranking, **(decided if contrast_K[k] else {"accuracy": decided["accuracy"]})}
     macro = _macro(per_class)
     if label_set.task == "multiclass":
-        macro["accuracy"] = float((truth * called).sum() / max(1, len(truth)))
+        macro["accuracy"] = float((truth * called).sum()) / max(1, len(truth))
     left_out = tuple(name for name, contrast in zip(label_set.names, contrast_K, strict=True) if not contrast)
     return Scores(macro, per_class, left_out)
 
 
-def _ranking(probabilities_N: Tensor, truth_N: Tensor) -> dict[str, float]:
-    from torchmetrics.functional.classification import (
-        binary_auroc,
-        binary_average_precision,
-        binary_precision_recall_curve,
-    )
-
-    precision, recall, _ = binary_precision_recall_curve(probabilities_N, truth_N)
-    return {
-        "auroc": float(binary_auroc(probabilities_N, truth_N)),
-        "auprc": -float(torch.trapezoid(precision.double(), recall.double())),  # recall falls along the curve
-        "ap": float(binary_average_precision(probabilities_N, truth_N)),
-    }
+def _ranking(predicted_N: Floats, truth_N: NDArray[np.int64]) -> dict[str, float]:
+    areas = curve_areas(predicted_N, truth_N.astype(np.float64), np.ones((1, len(truth_N))))
+    return {metric: float(value) for metric, (value,) in areas.items()}
 
 
 def _decisions(called_NK: Tensor, truth_NK: Tensor, beta: float) -> dict[str, Tensor]:

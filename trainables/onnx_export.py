@@ -37,7 +37,7 @@ def export_onnx(model: nn.Module, signal: Signal, path: Path) -> float:
         The largest absolute difference of the logits from PyTorch's, at batches of 1 and 5.
     """
     model = model.to("cpu").eval()
-    write_whole(path, lambda temporary: temporary.write_bytes(_export(model, signal)))
+    write_whole(path, lambda temporary: temporary.write_bytes(serialise(model, signal)))
     return _largest_difference(model, signal, path)
 
 
@@ -51,7 +51,7 @@ def onnx_bytes(model: nn.Module, signal: Signal) -> int:
     if structure not in _sizes:
         model = model.to_empty(device="cpu").eval()
         _fill(model)
-        _sizes[structure] = len(_export(model, signal))
+        _sizes[structure] = len(serialise(model, signal))
     return _sizes[structure]
 
 
@@ -81,7 +81,8 @@ def _fill(model: nn.Module) -> None:
             tensor.zero_()
 
 
-def _export(model: nn.Module, signal: Signal) -> bytes:
+def serialise(model: nn.Module, signal: Signal, output_name: str = "logits") -> bytes:
+    """Return `model`, on the CPU and in evaluation mode, as ONNX: input `ecg` of `signal`'s shape, a free batch size."""
     example_BLT = torch.zeros(2, len(signal.lead_names), signal.n_timesteps)  # 2: a batch of 1 may be taken for fixed
     file: IO[bytes] = io.BytesIO()
     with warnings.catch_warnings():
@@ -98,8 +99,8 @@ def _export(model: nn.Module, signal: Signal) -> bytes:
             dynamo=False,
             opset_version=OPSET,
             input_names=["ecg"],
-            output_names=["logits"],
-            dynamic_axes={"ecg": {0: "batch"}, "logits": {0: "batch"}},
+            output_names=[output_name],
+            dynamic_axes={"ecg": {0: "batch"}, output_name: {0: "batch"}},
         )
     file.seek(0)
     return file.read()

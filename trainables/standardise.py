@@ -21,14 +21,14 @@ class Standardise(nn.Module):
     """
 
     def forward(self, ecg_BLT: Tensor) -> Tensor:
-        signal_B1T = _before_padding(ecg_BLT)
+        signal_B1T = before_padding(ecg_BLT)
         n_B11 = signal_B1T.sum(dim=2, keepdim=True).clamp(min=1)
         centred_BLT = (ecg_BLT - ecg_BLT.sum(dim=2, keepdim=True) / n_B11) * signal_B1T
         deviation_BL1 = (centred_BLT.square().sum(dim=2, keepdim=True) / n_B11).sqrt()
         return centred_BLT / deviation_BL1.clamp(min=SMALLEST_DEVIATION)
 
 
-def _before_padding(ecg_BLT: Tensor) -> Tensor:
+def before_padding(ecg_BLT: Tensor) -> Tensor:
     """Return signal_B1T: 1 up to the last timestep at which any lead is not zero, 0 after it."""
     number_T = torch.arange(1, ecg_BLT.shape[2] + 1, device=ecg_BLT.device)
     length_B11 = ((ecg_BLT != 0).any(dim=1, keepdim=True) * number_T).amax(dim=2, keepdim=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import data_throughput, trial_overhead
+from benchmarks import data_throughput, disk_formats, ingest, streaming, trial_overhead
 
 pytestmark = [
     pytest.mark.slow,
@@ -34,3 +34,26 @@ def test_data_throughput_compares_four_sources_and_counts_copies(tmp_path: Path)
     medians = medians_of(file)
     assert sum(medians[name] > 0 for name, _ in data_throughput.NAMES.values()) == 4
     assert "copies of the data, two trials" in medians
+
+
+def test_ingest_compares_two_cores_with_a_loop_and_looks_at_the_memory(tmp_path: Path) -> None:
+    file = tmp_path / "result.json"
+    assert ingest.main(["--repeats", "1", "--records", "400", "--memory-records", "400", "--json", str(file)]) == 0
+    medians = medians_of(file)
+    assert sum(each.name in medians for each in ingest.CONTENDERS) == 4
+    assert medians["peak memory, 400 records"] > 0
+
+
+def test_streaming_compares_the_loaders_and_looks_at_the_order(tmp_path: Path) -> None:
+    file = tmp_path / "result.json"
+    arguments = ["--repeats", "1", "--shard-records", "100", "--epoch-records", "10", "--json", str(file)]
+    assert streaming.main(arguments) == 0
+    medians = medians_of(file)
+    assert medians["streamed, page cache warm"] > 0
+    assert medians["most of a batch from one shard"] <= streaming.MOST_OF_A_BATCH
+
+
+def test_disk_formats_give_back_what_was_written_in_each(tmp_path: Path, recordings: Path) -> None:
+    file = tmp_path / "result.json"
+    assert disk_formats.main([str(recordings / "ptbxl"), "--repeats", "1", "--json", str(file)]) == 0
+    assert len(medians_of(file)) == 2 * len(disk_formats.FORMATS) + 1

@@ -6,9 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from data.dataset import LabelSet, Task
 from data.ecg_paper import DPI, PaperRecord, draw_records, layout
 from data.ingest import ingest_serially
-from data.inspection import FLAGS, flag_records, inspect_store, sample_records
+from data.inspection import FLAGS, flag_records, inspect_store, label_text, sample_records
 from data.leads import LEADS_12
 from data.numpy_dir import NumpyDirConfig, build_reader
 from data.store import CorruptShard, read_manifest
@@ -116,6 +117,21 @@ def test_samples_are_spread_over_the_store_without_their_padding(store: Path) ->
     everything = sample_records(store, 1000)
     assert len(everything) == 17
     assert sorted(each.ecg_LT.shape[1] for each in everything) == [400] + 16 * [1000]
+
+
+@pytest.mark.parametrize(
+    ("task", "names", "labels", "text"),
+    [
+        ("multilabel", ("AF", "窦性心律", "PVC"), (1, 1, 0), "AF, label 2"),
+        ("multilabel", ("AF", "PVC"), (0, 0), "no x"),
+        ("binary", ("AF",), (0,), "not AF"),
+        ("multiclass", ("AF", "N"), (1,), "N"),
+        ("multiclass", ("AF", "N"), (np.nan,), "unknown"),
+        ("regression", ("QT", "RR"), (381.2, np.nan), "QT 381, RR nan"),
+    ],
+)
+def test_labels_are_said_in_words(task: Task, names: tuple[str, ...], labels: tuple[float, ...], text: str) -> None:
+    assert label_text(np.array(labels, np.float32), LabelSet("x", task, names)) == text
 
 
 def test_twelve_leads_are_three_rows_of_four_over_a_rhythm_strip() -> None:

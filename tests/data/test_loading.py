@@ -7,28 +7,21 @@ from typing import Any
 import numpy as np
 import pytest
 import ray
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
-from data import streaming
 from data.dataset import Batch, Split
 from data.ingest import ingest_serially
 from data.loading import (
     DataConfig,
     MemorySplit,
     SharedDataset,
-    build_plan,
-    check_shards,
     describe,
     load,
     make_store,
     materialise,
     read_dataset,
-    select_role,
 )
 from data.materialisation import roles_that_fit
 from data.store import CorruptShard, read_manifest
-from data.streaming import StreamedSplit
 from tests.data.toy_reader import ToyReader, toy_ecg
 
 GLOBAL = [{"notch": {"freq_hz": 20}}, {"zscore": {"per": "global"}}]
@@ -47,13 +40,6 @@ def config(store: Path, **fields: Any) -> DataConfig:
 
 def join(batches: list[Batch]) -> Batch:
     return Batch(*(np.concatenate(parts) for parts in zip(*batches, strict=True)))
-
-
-def streamed(store: Path, **fields: Any) -> StreamedSplit:
-    settings_ = config(store, **fields)
-    plan = build_plan(settings_)
-    checked = check_shards(settings_, plan, [""] * len(plan.shards))
-    return StreamedSplit(plan, select_role(plan, checked, "train"))
 
 
 def spoil(store: Path, number: int) -> str:
@@ -204,57 +190,7 @@ def test_batches_are_writable_copies_of_read_only_arrays() -> None:
     assert ecg_NLT.max() == 1
 
 
-# --- streaming
-
-
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(
-    batch_size=st.integers(1, 70),
-    world_size=st.integers(1, 3),
-    seed=st.one_of(st.none(), st.integers(0, 50)),
-    piece_records=st.integers(1, 20),
-    window_pieces=st.integers(1, 9),
-)
-def test_a_stream_gives_every_record_once_and_ranks_share_its_batches(
-    store: Path, batch_size: int, world_size: int, seed: int | None, piece_records: int, window_pieces: int
-) -> None:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(streaming, "PIECE_BYTES", piece_records * 3 * 50 * 4)
-        patch.setattr(streaming, "WINDOW_PIECES", window_pieces)
-        split = streamed(store)
-        whole = list(split.batches(batch_size, shuffle_seed=seed))
-        ranks = [
-            list(split.batches(batch_size, shuffle_seed=seed, rank=rank, world_size=world_size))
-            for rank in range(world_size)
-        ]
-    batch = join(whole)
-    assert sorted(batch.index_B) == list(range(split.n_records))
-    if seed is None:
-        assert batch.index_B.tolist() == sorted(batch.index_B)
-    for global_batch, parts in zip(whole, zip(*ranks, strict=True), strict=True):
-        for joined, expected in zip(join(list(parts)), global_batch, strict=True):
-            np.testing.assert_array_equal(joined, expected)
-    names = split.record_ids[batch.index_B]
-    np.testing.assert_array_equal(batch.ecg_BLT, [toy_ecg(int(name[1:4]), 50) for name in names])
-    np.testing.assert_array_equal(batch.labels_BK, split.labels_NK[batch.index_B])
-
-
-def test_a_streams_order_depends_on_the_seed_alone(store: Path) -> None:
-    def order(split: Split, seed: int) -> list[int]:
-        return np.concatenate([batch.index_B for batch in split.batches(32, shuffle_seed=seed)]).tolist()
-
-    first, second = streamed(store), streamed(store)
-    assert order(first, 1) == order(second, 1) == order(first, 1)
-    assert order(first, 1) != order(first, 2)
-
-
-def test_a_stream_left_early_ends_its_thread_and_writable_batches_share_nothing(store: Path) -> None:
-    split = streamed(store)
-    batches = split.batches(8, shuffle_seed=1)
-    batch = next(batches)
-    batch.ecg_BLT[:] = 7
-    batches.close()  # type: ignore[attr-defined]
-    assert not np.array_equal(next(split.batches(8, shuffle_seed=1)).ecg_BLT, batch.ecg_BLT)
+# --- what is held in memory
 
 
 def test_small_roles_are_held_in_memory_first() -> None:

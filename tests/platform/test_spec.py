@@ -155,7 +155,8 @@ def test_an_override_of_what_an_alias_shares_changes_one_key_only(write: Write) 
         ("[1e-4, 1e-2]", "[1e-2, 1e-4]", ":12: params.lr: `low <= high` must hold, but got (low=0.01, high=0.0001)"),
         ("[1e-4, 1e-2]", "[0, 1e-2]", ":12: params.lr: `low > 0` must hold on a log scale, but got (low=0.0)"),
         ("xresnet1d18, cnn", "xresnet1d19, cnn", ":11: params.model: must be 'xresnet1d18', 'xresnet1d50', "
-         "'xresnet1d101', 'inception1d', 'resnet1d_wang', 'fcn_wang', 'lstm_bidir' or 'cnn'; got 'xresnet1d19'; did you mean 'xresnet1d18'?"),
+         "'xresnet1d101', 'inception1d', 'resnet1d_wang', 'fcn_wang', 'lstm_bidir' or 'cnn'; "
+         "got 'xresnet1d19'; did you mean 'xresnet1d18'?"),
         ("{model: cnn}", "{model: cn}", ":14: params.channels.when.model: can never hold: model must be one of "
          "'xresnet1d18', 'cnn'; got 'cn'"),
         ("val/auroc", "test/auroc", ":15: search.metric: the test fold is looked at once, after the search; use val/; "

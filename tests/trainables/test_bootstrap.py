@@ -59,17 +59,22 @@ def test_weights_give_the_scores_of_the_records_drawn(task: Task, seed: int, n: 
     whole, labels = made(task, n, 1 if task == "binary" else 3, seed, decimals=1)
     index = np.random.default_rng(seed).integers(n, size=n)
     weights_RN = np.bincount(index, minlength=n)[None].astype(np.float64)
-    expected = score(whole.predicted_NK[index], whole.labels_NK[index], labels, whole.thresholds_K, BETA).macro
-    scores = {name: float(values[0]) for name, values in resampled_scores(whole, labels, BETA, weights_RN).items()}
-    assert {name for name, value in scores.items() if np.isfinite(value)} == set(expected)
-    for name, value in expected.items():
-        assert scores[name] == pytest.approx(value, rel=1e-5, abs=1e-6), name  # torchmetrics counts in float32
+    expected = score(whole.predicted_NK[index], whole.labels_NK[index], labels, whole.thresholds_K, BETA)
+    found = resampled_scores(whole, labels, BETA, weights_RN)
+    scores = {name: float(values[0]) for name, values in found.macro.items()}
+    assert {name for name, value in scores.items() if np.isfinite(value)} == set(expected.macro)
+    for name, value in expected.macro.items():
+        assert scores[name] == pytest.approx(value, rel=1e-9, abs=1e-12), name
+    for k, label in enumerate(labels.names):
+        own = {name: float(values[0, k]) for name, values in found.per_class.items()}
+        known = {name: value for name, value in own.items() if np.isfinite(value)}
+        assert known == pytest.approx(dict(expected.per_class.get(label, {})), rel=1e-9, abs=1e-12)
 
 
 def test_ranking_metrics_are_scikit_learns_with_weights() -> None:
     whole, labels = made("binary", 60, 1, decimals=1)
     weights_RN = np.random.default_rng(1).integers(0, 4, size=(5, 60)).astype(np.float64)
-    scores = resampled_scores(whole, labels, BETA, weights_RN)
+    scores = resampled_scores(whole, labels, BETA, weights_RN).macro
     truth, answers = whole.labels_NK[:, 0], whole.predicted_NK[:, 0]
     for r, weights_N in enumerate(weights_RN):
         assert scores["auroc"][r] == pytest.approx(roc_auc_score(truth, answers, sample_weight=weights_N))
@@ -81,7 +86,7 @@ def test_r2_is_scikit_learns_for_targets_far_from_zero() -> None:
     labels_NK = (1e5 + rng.normal(0, 1, size=(80, 1))).astype(np.float32)
     whole = evaluation(labels_NK + rng.normal(0, 0.5, size=(80, 1)), labels_NK, label_set("regression", 1))
     weights_N = rng.integers(0, 3, size=80).astype(np.float64)
-    scores = resampled_scores(whole, label_set("regression", 1), BETA, weights_N[None])
+    scores = resampled_scores(whole, label_set("regression", 1), BETA, weights_N[None]).macro
     assert scores["r2"][0] == pytest.approx(r2_score(labels_NK, whole.predicted_NK, sample_weight=weights_N), abs=1e-9)
 
 
@@ -152,7 +157,7 @@ def test_a_rare_class_is_in_every_resample() -> None:
     labels_NK = (np.arange(50) == 7)[:, None].astype(np.float32)
     whole = evaluation(np.linspace(0.1, 0.9, 50)[:, None], labels_NK, label_set("binary", 1))
     ids = np.arange(50).astype(str)
-    weights_RN = np.concatenate(list(bootstrap._resamples(whole, label_set("binary", 1), ids, 9, 200)))
+    weights_RN = np.concatenate(list(bootstrap.draw_weights(whole, label_set("binary", 1), ids, 9, 200)))
     assert (weights_RN[:, 7] > 0).all()
     assert (weights_RN.sum(axis=1) == 50).all()
 
@@ -183,5 +188,5 @@ def test_when_no_draw_has_every_class_the_resample_is_scored_with_those_it_has()
         np.array([[0.9, 0.2], [0.1, 0.3], [0.4, 0.8], [0.2, 0.1]]), labels_NK, label_set("multilabel", 2)
     )
     weights_RN = np.array([[2.0, 2.0, 0.0, 0.0]])
-    scores = resampled_scores(whole, label_set("multilabel", 2), BETA, weights_RN)
+    scores = resampled_scores(whole, label_set("multilabel", 2), BETA, weights_RN).macro
     assert scores["auroc"].tolist() == [1.0]

@@ -1,4 +1,4 @@
-"""Metrics against scikit-learn, ties and empty classes included."""
+"""Metrics against scikit-learn and closed forms to 1e-12, ties and empty classes included."""
 
 from __future__ import annotations
 
@@ -43,9 +43,11 @@ def test_multilabel_metrics_are_scikit_learns(seed: int, levels: int) -> None:
         "accuracy": (truth == called).mean(),
         "auprc": np.mean([sk.auc(*sk.precision_recall_curve(truth[:, k], predicted[:, k])[1::-1]) for k in range(3)]),
     }
-    assert dict(scores.macro) == pytest.approx(expected, abs=2e-6)
+    assert dict(scores.macro) == pytest.approx(expected, abs=1e-12)
     assert scores.left_out == ()
-    assert scores.per_class["class1"]["auroc"] == pytest.approx(sk.roc_auc_score(truth[:, 1], predicted[:, 1]))
+    assert scores.per_class["class1"]["auroc"] == pytest.approx(
+        sk.roc_auc_score(truth[:, 1], predicted[:, 1]), abs=1e-12
+    )
 
 
 def test_multiclass_metrics_are_scikit_learns() -> None:
@@ -54,13 +56,13 @@ def test_multiclass_metrics_are_scikit_learns() -> None:
     labels = rng.integers(0, 3, 80)
     scores = score(predicted, labels[:, None].astype(np.float32), LABEL_SETS["multiclass"], HALF, beta=2.0)
     called = predicted.argmax(axis=1)
-    assert scores.macro["auroc"] == pytest.approx(sk.roc_auc_score(labels, predicted, multi_class="ovr"))
-    assert scores.macro["accuracy"] == pytest.approx(sk.accuracy_score(labels, called))
+    assert scores.macro["auroc"] == pytest.approx(sk.roc_auc_score(labels, predicted, multi_class="ovr"), abs=1e-12)
+    assert scores.macro["accuracy"] == pytest.approx(sk.accuracy_score(labels, called), abs=1e-12)
     assert scores.macro["balanced_accuracy"] == pytest.approx(
-        np.mean([sk.balanced_accuracy_score(labels == k, called == k) for k in range(3)])
+        np.mean([sk.balanced_accuracy_score(labels == k, called == k) for k in range(3)]), abs=1e-12
     )
     for metric, reference in {"f1": sk.f1_score, "precision": sk.precision_score, "recall": sk.recall_score}.items():
-        assert scores.macro[metric] == pytest.approx(reference(labels, called, average="macro"))
+        assert scores.macro[metric] == pytest.approx(reference(labels, called, average="macro"), abs=1e-12)
 
 
 def test_regression_metrics_are_scikit_learns_over_known_targets() -> None:
@@ -77,7 +79,7 @@ def test_regression_metrics_are_scikit_learns_over_known_targets() -> None:
         "rmse": sk.root_mean_squared_error(truth[known], values[known]),
         "r2": sk.r2_score(truth[known], values[known]),
     }
-    assert dict(scores.macro) == pytest.approx(expected, rel=1e-5)
+    assert dict(scores.macro) == pytest.approx(expected, rel=1e-12)
 
 
 def test_a_class_with_one_value_is_left_out_and_named() -> None:
@@ -108,3 +110,21 @@ def test_a_constant_target_has_no_r2() -> None:
 def test_confident_records_do_not_become_ties() -> None:
     predicted = probabilities(np.array([[20.0], [25.0]], dtype=np.float32), "binary")
     assert predicted[0] < predicted[1]
+
+
+def test_equal_predictions_give_the_closed_forms_of_chance() -> None:
+    """All tied: the ROC is the diagonal, and precision is the prevalence 3/7 at every recall above 0."""
+    truth = np.array([1, 0, 1, 0, 0, 1, 0], dtype=np.float32)[:, None]
+    scores = score(np.full((7, 1), 0.3), truth, LABEL_SETS["binary"], HALF[:1], beta=2.0).macro
+    assert scores["auroc"] == pytest.approx(1 / 2, abs=1e-12)
+    assert scores["map"] == pytest.approx(3 / 7, abs=1e-12)
+    assert scores["auprc"] == pytest.approx((1 + 3 / 7) / 2, abs=1e-12)
+
+
+def test_auroc_is_the_share_of_pairs_in_order_with_ties_as_halves() -> None:
+    rng = np.random.default_rng(5)
+    predicted, truth = rng.integers(0, 8, 400) / 7, (rng.random(400) < 0.3).astype(np.float32)
+    pairs = predicted[truth == 1][:, None] - predicted[truth == 0][None]
+    expected = ((pairs > 0).sum() + 0.5 * (pairs == 0).sum()) / pairs.size
+    scores = score(predicted[:, None], truth[:, None], LABEL_SETS["binary"], HALF[:1], beta=2.0)
+    assert scores.macro["auroc"] == pytest.approx(expected, abs=1e-12)

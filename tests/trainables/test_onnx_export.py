@@ -95,7 +95,7 @@ def test_the_size_of_an_untrained_model_is_not_made_small_by_equal_weights() -> 
 
 def test_one_structure_is_exported_once(monkeypatch: pytest.MonkeyPatch) -> None:
     first = quantities(model="cnn", channels=24, lr=1e-3)
-    monkeypatch.setattr(onnx_export, "_export", None)
+    monkeypatch.setattr(onnx_export, "serialise", None)
     assert quantities(model="cnn", channels=24, lr=1e-2) == first
 
 
