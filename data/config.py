@@ -63,7 +63,10 @@ class DataConfig(BaseModel):
     synthetic: SyntheticConfig | None = Field(
         None, description="make the store at first use with these synthetic records"
     )
-    labels: str | None = Field(None, description="label set; may be left out where the store has one only")
+    labels: str | None = Field(
+        None,
+        description="label set, in the store's or the PTB-XL benchmark's spelling; may be left out where there is one",
+    )
     preprocess: Steps = Field((), description="steps in order, each a mapping of its name to its parameters")
     drop_unlabelled: bool = Field(True, description="leave out records without any label in the label set")
     skip_bad_records: bool = Field(False, description="go on without the records of corrupt shards, and report them")

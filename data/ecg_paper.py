@@ -1,7 +1,7 @@
 """Records drawn as an electrocardiograph prints them: 25 mm/s and 10 mm/mV on a grid of 1 mm and 5 mm.
 
 The twelve standard leads come in three rows of four, 2.5 s each, over a strip of lead II; other leads come one below
-the other. Each lead is drawn about its median.
+the other. Each lead is drawn about its median. Below them a strip of colour may say how much each timestep counts.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ SHOWN_S = 10.0  # the rest of a longer record is not drawn
 ROW_MM = 30  # from one row's zero to the next
 LEFT_MM, RIGHT_MM, TOP_MM, BOTTOM_MM = 15, 5, 25, 20  # multiples of 5: the grid ends in a thick line
 GAP_MM = 4  # between records
+STRIP_MM = 10  # that a strip of colour takes, half of it white
 PULSE_MM = 5  # width of the calibration pulse of 1 mV
 MOST_ROWS = 12
 DPI = 120
@@ -34,6 +35,14 @@ _COLUMNS = (LEADS_12[0:3], LEADS_12[3:6], LEADS_12[6:9], LEADS_12[9:12])
 
 
 @dataclass(frozen=True)
+class Strip:
+    """How much each timestep of a record counts, 0 to 1, and a few words on what that is."""
+
+    weight_T: NDArray[np.float64]
+    caption: str
+
+
+@dataclass(frozen=True)
 class PaperRecord:
     """One record without padding: ecg_LT in mV."""
 
@@ -41,6 +50,7 @@ class PaperRecord:
     lead_names: tuple[str, ...]
     fs_hz: float
     title: str
+    strip: Strip | None = None
 
 
 class Trace(NamedTuple):
@@ -62,7 +72,7 @@ def draw_records(records: Sequence[PaperRecord], path: Path) -> None:
     from matplotlib.figure import Figure
 
     layouts = [layout(record) for record in records]
-    heights_mm = [TOP_MM + BOTTOM_MM + ROW_MM * traces[-1].row for traces in layouts]
+    heights_mm = [_height_mm(record, traces) for record, traces in zip(records, layouts, strict=True)]
     width_mm = LEFT_MM + RIGHT_MM + MM_PER_S * max(_shown_s(record) for record in records)
     width_mm = 5 * np.ceil(width_mm / 5)
     all_mm = sum(heights_mm) + GAP_MM * (len(records) - 1)
@@ -89,6 +99,10 @@ def layout(record: PaperRecord) -> list[Trace]:
         for row, name in enumerate(names)
     ]
     return [*traces, Trace(given["ii"], len(_COLUMNS[0]), 0, shown_s)]
+
+
+def _height_mm(record: PaperRecord, traces: Sequence[Trace]) -> int:
+    return TOP_MM + BOTTOM_MM + ROW_MM * traces[-1].row + (STRIP_MM if record.strip else 0)
 
 
 def _shown_s(record: PaperRecord) -> float:
@@ -123,6 +137,8 @@ def _draw_record(axes: Axes, record: PaperRecord, traces: Sequence[Trace], heigh
         if trace.start_s:
             axes.vlines(left_mm, zero_mm - 3, zero_mm + 3, colors=_INK, linewidth=0.8, zorder=3)
         axes.text(left_mm + 1.5, zero_mm + 9, trace.lead, fontsize=9, weight="bold", color=_INK, zorder=4)
+    if record.strip is not None:
+        _draw_strip(axes, record, record.strip)
     for left_mm, bottom_mm, text in _captions(record, len(traces), height_mm):
         axes.text(left_mm, bottom_mm, text, fontsize=8, color=_INK, zorder=4, parse_math=False)
 
@@ -141,6 +157,15 @@ def _draw_pulse(axes: Axes, zero_mm: float) -> None:
     axes.plot(x_mm, [zero_mm, zero_mm, top_mm, top_mm, zero_mm, zero_mm], color=_INK, linewidth=0.8, zorder=3)
 
 
+def _draw_strip(axes: Axes, record: PaperRecord, strip: Strip) -> None:
+    """Draw weights as shades of one colour, under the time that they belong to."""
+    shown_s = _shown_s(record)
+    shown_1T = strip.weight_T[np.newaxis, : round(shown_s * record.fs_hz)]
+    bottom_mm = STRIP_MM - 1
+    extent_mm = (LEFT_MM, LEFT_MM + MM_PER_S * shown_s, bottom_mm, bottom_mm + STRIP_MM / 2)
+    axes.imshow(shown_1T, cmap="Blues", vmin=0, vmax=1, aspect="auto", extent=extent_mm, zorder=2)
+
+
 def _captions(record: PaperRecord, n_traces: int, height_mm: float) -> Iterator[tuple[float, float, str]]:
     # The fonts that matplotlib brings lack Chinese, and warn of each letter.
     title = "".join(letter if ord(letter) < 0x2E80 else "?" for letter in record.title)
@@ -151,4 +176,6 @@ def _captions(record: PaperRecord, n_traces: int, height_mm: float) -> Iterator[
         parts.append(f"first {SHOWN_S:g} of {length_s:.1f} s")
     if n_traces == MOST_ROWS < len(record.lead_names):
         parts.append(f"first {MOST_ROWS} of {len(record.lead_names)} leads")
+    if record.strip is not None:
+        parts.append(f"strip: {record.strip.caption}")
     yield LEFT_MM, 3, "    ".join(parts)

@@ -39,7 +39,7 @@ def read_table(path: Path) -> RecordTable:
     with h5py.File(path, "r") as file:
         return RecordTable(
             length_N=file["length"][:],
-            labels={name: file["labels"][name][:] for name in file["labels"]},
+            labels={name: file["labels"][name][:] for name in file["labels"]} if "labels" in file else {},
             record_ids=np.strings.decode(file["record_id"][:], "utf-8"),
             patient_ids=np.strings.decode(file["patient_id"][:], "utf-8"),
             folds=file["fold"][:],

@@ -22,10 +22,11 @@ from pydantic import Field
 
 from data.dataset import LabelSet, Task
 from data.folds import N_FOLDS, ROLES, stratified_folds
+from data.leads import LEADS_12
 from data.metadata import Sex, parse_age_and_sex, parse_patients, read_csv, texts_of
 from data.numpy_record import check_not_all_transposed, read_npy
 from data.reader import Header
-from data.record_reader import LEADS_12, Index, RecordConfig, RecordReader
+from data.record_reader import Index, RecordConfig, RecordReader
 
 LABEL_SET = "label"
 MOST_CLASSES = 100  # a column of whole numbers with more is a quantity rather than a class

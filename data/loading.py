@@ -278,6 +278,8 @@ def _check_source(config: DataConfig, manifest: Manifest) -> None:
 
 def _find_label_set(config: DataConfig, label_sets: Mapping[str, LabelSet]) -> LabelSet:
     names = ", ".join(label_sets)
+    if not label_sets:
+        raise ValueError(f"{config.store} has no labels, so nothing can be learned from it; ingest it with --labels")
     if config.labels is None:
         if len(label_sets) > 1:
             raise ValueError(f"{config.store} has several label sets; name one in data.labels: {names}")

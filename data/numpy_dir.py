@@ -19,10 +19,11 @@ from pydantic import BeforeValidator, Field, field_validator
 
 from data.dataset import LabelSet, Task
 from data.folds import ROLES, stratified_folds
+from data.leads import LEADS_12
 from data.metadata import find_column, parse_age_and_sex, parse_patients, read_csv, texts_of
 from data.numpy_record import check_not_all_transposed, read_npy
 from data.reader import Header, Quarantined
-from data.record_reader import LEADS_12, Index, RecordConfig, RecordReader
+from data.record_reader import Index, RecordConfig, RecordReader
 
 LABEL_SET = "label"
 SUFFIX = ".npy"

@@ -144,18 +144,18 @@ def is_global(steps: Sequence[Step]) -> bool:
 def _apply(ecg_NLT: Array, steps: Sequence[Step], signal: Signal) -> Array:
     for step in steps:
         ecg_NLT = step.operation.apply(ecg_NLT, signal)
-        signal = _without_padding(step, signal)
+        signal = without_padding(step, signal)
         assert ecg_NLT.shape[1:] == (len(signal.lead_names), signal.n_timesteps), step
     return ecg_NLT
 
 
 def _output_length(steps: Sequence[Step], signal: Signal) -> int:
     for step in steps:
-        signal = _without_padding(step, signal)
+        signal = without_padding(step, signal)
     return signal.n_timesteps
 
 
-def _without_padding(step: Step, signal: Signal) -> Signal:
-    """Return what a step makes of one record, the padding that it asks for left out."""
+def without_padding(step: Step, signal: Signal) -> Signal:
+    """Return what a step makes of one whole record, the padding that it asks for left out."""
     length = step.operation.output_length(signal.n_timesteps, signal)
     return replace(step.operation.output_signal(signal), n_timesteps=length)

@@ -17,7 +17,6 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from data.dataset import Signal
 from data.gaps import fill_gaps
-from data.leads import LEADS_12 as LEADS_12  # noqa: PLC0414  (readers take it from here)
 from data.leads import MIN_SD_MV
 from data.reader import Header, Quarantined, RecordBlock
 from data.resampling import resample

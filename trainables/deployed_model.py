@@ -23,7 +23,7 @@ from data.dataset import Signal
 from data.gaps import Nan
 from data.leads import MIN_SD_MV, ConstantLeads, DeriveLimbLeads, Leads, limb_lead_shares
 from data.operation import Operation
-from data.preprocessing import Step, output_signal
+from data.preprocessing import Step, output_signal, without_padding
 from data.scaling import MinMax, Statistics, Zscore
 from trainables.config import TrainConfig
 from trainables.standardise import before_padding
@@ -76,6 +76,7 @@ class DeployedModel(nn.Module):
         self.signal = output_signal(self.chain.before, data.input_signal)
         self.task, self.pooling = data.label_set.task, config.window_pooling
         self._n_timesteps = data.signal.n_timesteps
+        self._n_padded = self._n_timesteps - _unpadded(self.chain.inside, self.signal)
         self._window = window_timesteps(config, data.signal) if config.crop_timesteps is not None else None
         self._stride = config.window_stride or max(1, (self._window or 1) // 2)
         self._steps = _build_steps(self.chain.inside, self.signal, data.statistics)
@@ -85,8 +86,9 @@ class DeployedModel(nn.Module):
         records = Padded(ecg_BLT, length_B11)
         for step in self._steps:
             records = step(records)
-        missing = self._n_timesteps - records.ecg_BLT.shape[2]
-        records = Padded(nn.functional.pad(records.ecg_BLT, (0, missing)), records.length_B11)
+        if self._n_padded:
+            padding_BLT = torch.zeros_like(records.ecg_BLT[:, :, :1]).expand(-1, -1, self._n_padded)
+            records = Padded(torch.cat([records.ecg_BLT, padding_BLT], dim=2), records.length_B11)
         if self._window is None:
             return self._answer(self.network(records.ecg_BLT))
         return self._pool(*self._answer_windows(records, self._window))
@@ -139,8 +141,15 @@ def _build_steps(steps: Sequence[Step], signal: Signal, statistics: Statistics |
             built.append(_zscore(operation, statistics))
         else:
             built.append(_BUILDERS[type(operation)](operation, signal))
-        signal = operation.output_signal(signal)
+        signal = without_padding(step, signal)
     return built
+
+
+def _unpadded(steps: Sequence[Step], signal: Signal) -> int:
+    """Return the timesteps behind the last step, before padding."""
+    for step in steps:
+        signal = without_padding(step, signal)
+    return signal.n_timesteps
 
 
 def _zscore(step: Zscore, statistics: Statistics | None) -> _Apply:
@@ -244,7 +253,7 @@ def _crop(step: CropOrPad, signal: Signal) -> _Apply:
 
     def apply(records: Padded) -> Padded:
         ecg_BLT, length_B11 = records
-        if ecg_BLT.shape[2] <= step.n_timesteps:
+        if signal.n_timesteps <= step.n_timesteps:
             return records
         kept_T = torch.arange(step.n_timesteps, device=ecg_BLT.device)
         if step.keep == "start":

@@ -6,9 +6,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from data.config import DataConfig
 from data.ingest import ingest_serially
+from data.leads import LEADS_12
+from data.loading import describe
 from data.numpy_dir import NumpyDirConfig, build_reader
-from data.record_reader import LEADS_12, RecordReader
+from data.record_reader import RecordReader
 from data.store import read_manifest
 from tests.data.whole import read_whole
 
@@ -52,6 +55,8 @@ def test_unlabelled_arrays_become_a_store_without_a_label_set(arrays: Path, tmp_
     manifest = read_manifest(tmp_path / "store")
     assert (manifest.label_sets, manifest.counts.n_records, manifest.counts.n_patients) == ({}, 24, None)
     assert set(manifest.counts.records) == set(range(1, 11))
+    with pytest.raises(ValueError, match="has no labels, so nothing can be learned from it; ingest it with --labels"):
+        describe(DataConfig(store=str(tmp_path / "store")))
 
 
 def test_patients_of_a_labelled_folder_are_in_one_fold_each(arrays: Path) -> None:
