@@ -30,20 +30,20 @@ class ReaderEntry(NamedTuple):
 # A data set is one file and one line here. The names are strings because every Ray worker imports this
 # module, and none of them needs pandas, scikit-learn and wfdb at once.
 READERS: dict[str, ReaderEntry] = {
-    "segments_csv": ReaderEntry("data.segments_csv", "SegmentsCsvConfig", "SegmentsCsvReader"),
-    "ptbxl": ReaderEntry("data.ptbxl", "PtbxlConfig", "build_reader"),
-    "challenge2021": ReaderEntry("data.challenge2021", "Challenge2021Config", "build_reader"),
-    "challenge2017": ReaderEntry("data.challenge2017", "Challenge2017Config", "build_reader"),
-    "sph": ReaderEntry("data.sph", "SphConfig", "build_reader"),
-    "hefei": ReaderEntry("data.hefei", "HefeiConfig", "build_reader"),
-    "hubert_csv": ReaderEntry("data.hubert_csv", "HubertCsvConfig", "build_reader"),
-    "iesd": ReaderEntry("data.iesd", "IesdConfig", "build_reader"),
-    "numpy_dir": ReaderEntry("data.numpy_dir", "NumpyDirConfig", "build_reader"),
+    "segments_csv": ReaderEntry("data.kinds.segments_csv", "SegmentsCsvConfig", "SegmentsCsvReader"),
+    "ptbxl": ReaderEntry("data.kinds.ptbxl", "PtbxlConfig", "build_reader"),
+    "challenge2021": ReaderEntry("data.kinds.challenge2021", "Challenge2021Config", "build_reader"),
+    "challenge2017": ReaderEntry("data.kinds.challenge2017", "Challenge2017Config", "build_reader"),
+    "sph": ReaderEntry("data.kinds.sph", "SphConfig", "build_reader"),
+    "hefei": ReaderEntry("data.kinds.hefei", "HefeiConfig", "build_reader"),
+    "hubert_csv": ReaderEntry("data.kinds.hubert_csv", "HubertCsvConfig", "build_reader"),
+    "iesd": ReaderEntry("data.kinds.iesd", "IesdConfig", "build_reader"),
+    "numpy_dir": ReaderEntry("data.kinds.numpy_dir", "NumpyDirConfig", "build_reader"),
     "synthetic": ReaderEntry("data.synthetic", "SyntheticConfig", "SyntheticReader"),
-    "code15": ReaderEntry("data.code15", "Code15Config", "build_reader"),
-    "code_hdf5": ReaderEntry("data.code_hdf5", "CodeHdf5Config", "build_reader"),
-    "mitdb": ReaderEntry("data.mitdb", "MitdbConfig", "build_reader"),
-    "mimic_iv_ecg": ReaderEntry("data.mimic_iv_ecg", "MimicIvEcgConfig", "build_reader"),
+    "code15": ReaderEntry("data.kinds.code15", "Code15Config", "build_reader"),
+    "code_hdf5": ReaderEntry("data.kinds.code_hdf5", "CodeHdf5Config", "build_reader"),
+    "mitdb": ReaderEntry("data.kinds.mitdb", "MitdbConfig", "build_reader"),
+    "mimic_iv_ecg": ReaderEntry("data.kinds.mimic_iv_ecg", "MimicIvEcgConfig", "build_reader"),
 }
 
 

@@ -27,11 +27,11 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from data import READERS
-from data.code_hdf5 import export_code_hdf5
 from data.ecg_paper import draw_records
 from data.ingest import Progress as Report
 from data.ingest import ingest
 from data.inspection import inspect_store, sample_records
+from data.kinds.code_hdf5 import export_code_hdf5
 from data.store import Dtype, Format
 from data.store_folder import check_free
 from platform.store_text import inspection_text, summary_text
@@ -108,7 +108,7 @@ def export_command(arguments: Sequence[str]) -> str:
     """Write a store's records and one label set as one HDF5 file in CODE's layout, and return what was written.
 
     Raises:
-        ValueError: as `data.code_hdf5.export_code_hdf5`.
+        ValueError: as `data.kinds.code_hdf5.export_code_hdf5`.
     """
     parser = OneLineParser(prog="platform.ingest --export", allow_abbrev=False)
     parser.add_argument("--export", required=True, metavar="STORE", type=Path, help="store to read")

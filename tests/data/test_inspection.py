@@ -10,8 +10,8 @@ from data.dataset import LabelSet, Task
 from data.ecg_paper import DPI, PaperRecord, draw_records, layout
 from data.ingest import ingest_serially
 from data.inspection import FLAGS, flag_records, inspect_store, label_text, sample_records
+from data.kinds.numpy_dir import NumpyDirConfig, build_reader
 from data.leads import LEADS_12
-from data.numpy_dir import NumpyDirConfig, build_reader
 from data.store import CorruptShard, read_manifest
 
 FS_HZ = 100.0

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data.challenge2021 import COUNT_COLUMNS, SourceSet
+from data.kinds.challenge2021 import COUNT_COLUMNS, SourceSet
 from data.snomed import (
     CHAPMAN_RHYTHMS,
     TABLES,

@@ -14,7 +14,7 @@ import pytest
 
 import data
 from data.ingest import ingest_serially
-from data.numpy_dir import NumpyDirConfig, build_reader
+from data.kinds.numpy_dir import NumpyDirConfig, build_reader
 from data.store import read_manifest
 from platform.ingest import main, parse_arguments
 from platform.store_text import summary_text

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from data.ingest import ingest_serially
+from data.kinds.ptbxl import PtbxlConfig, build_reader
 from data.loading import load
-from data.ptbxl import PtbxlConfig, build_reader
 from platform.spec import parse_spec
 from tests.sweeps.workplace import ROOT, Workplace, states
 from trainables.methods import METHODS

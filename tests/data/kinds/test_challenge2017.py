@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import io as scipy_io
 
-from data.challenge2017 import Challenge2017Config, build_reader
+from data.kinds.challenge2017 import Challenge2017Config, build_reader
 from data.record_reader import RecordReader
 from tests.data.wfdb_files import random_values, write_record
 from tests.data.whole import read_whole

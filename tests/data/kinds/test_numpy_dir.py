@@ -8,9 +8,9 @@ import pytest
 
 from data.config import DataConfig
 from data.ingest import ingest_serially
+from data.kinds.numpy_dir import NumpyDirConfig, build_reader
 from data.leads import LEADS_12
 from data.loading import describe
-from data.numpy_dir import NumpyDirConfig, build_reader
 from data.record_reader import RecordReader
 from data.store import read_manifest
 from tests.data.whole import read_whole

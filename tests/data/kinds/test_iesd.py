@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data.iesd import IesdConfig, build_reader
+from data.kinds.iesd import IesdConfig, build_reader
 from data.record_reader import RecordReader
 from tests.data.whole import read_whole
 

@@ -8,8 +8,8 @@ import pandas as pd
 import pytest
 
 from data.ingest import ingest_serially
+from data.kinds.ptbxl import PtbxlConfig, build_reader, statement_mappings
 from data.loading import DataConfig, describe
-from data.ptbxl import PtbxlConfig, build_reader, statement_mappings
 from data.reader import take_rows
 from data.record_reader import RecordReader
 from data.store import read_manifest, read_table

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from data.hubert_csv import HubertCsvConfig, build_reader
+from data.kinds.hubert_csv import HubertCsvConfig, build_reader
 from data.record_reader import RecordReader
 from tests.data.whole import read_whole
 
@@ -182,7 +182,7 @@ def test_a_missing_and_a_transposed_array_are_quarantined(folder: Path) -> None:
 def test_a_malformed_table_is_refused(
     folder: Path, columns: dict[str, object], options: dict[str, object], message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("data.hubert_csv.MOST_CLASSES", 39)
+    monkeypatch.setattr("data.kinds.hubert_csv.MOST_CLASSES", 39)
     with pytest.raises(ValueError, match=message):
         reader(write_csv(folder, "all.csv", range(40), **columns), **options)
 

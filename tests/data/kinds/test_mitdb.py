@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 import wfdb
 
-from data.mitdb import DS1, DS2, PACED, MitdbConfig, build_reader
+from data.kinds.mitdb import DS1, DS2, PACED, MitdbConfig, build_reader
 from data.reader import RecordBlock
 from data.record_reader import RecordReader
 from tests.data.whole import read_whole

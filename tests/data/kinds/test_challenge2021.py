@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import wfdb
 
-from data.challenge2021 import SOURCE_SETS, Challenge2021Config, build_reader, parse_comments, source_set
+from data.kinds.challenge2021 import SOURCE_SETS, Challenge2021Config, build_reader, parse_comments, source_set
 from data.record_reader import RecordReader
 from tests.data.wfdb_files import random_values, write_record
 from tests.data.whole import read_whole

@@ -11,7 +11,7 @@ import pytest
 import scipy.io
 from numpy.typing import NDArray
 
-from data.code15 import DIAGNOSES, Code15Config, build_reader, strip_zeros
+from data.kinds.code15 import DIAGNOSES, Code15Config, build_reader, strip_zeros
 from data.record_reader import RecordReader
 from tests.data.whole import read_whole
 

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from data.code_hdf5 import CodeHdf5Config, build_reader, export_code_hdf5, one_hot
 from data.dataset import LabelSet
 from data.ingest import ingest_serially
+from data.kinds.code_hdf5 import CodeHdf5Config, build_reader, export_code_hdf5, one_hot
+from data.kinds.ptbxl import PtbxlConfig
+from data.kinds.ptbxl import build_reader as build_ptbxl
 from data.leads import LEADS_12
-from data.ptbxl import PtbxlConfig
-from data.ptbxl import build_reader as build_ptbxl
 from data.reader import RecordBlock, join_blocks
 from data.record_reader import RecordReader
 from data.store import CorruptShard, read_manifest, read_shard

@@ -9,7 +9,7 @@ import pytest
 import wfdb
 from pydantic import ValidationError
 
-from data.mimic_iv_ecg import REPORTS, MimicIvEcgConfig, build_reader
+from data.kinds.mimic_iv_ecg import REPORTS, MimicIvEcgConfig, build_reader
 from data.record_reader import RecordReader
 from tests.data.whole import read_whole
 

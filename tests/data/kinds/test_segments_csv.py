@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data import segments_csv
-from data.segments_csv import SegmentsCsvConfig, SegmentsCsvReader
+from data.kinds import segments_csv
+from data.kinds.segments_csv import SegmentsCsvConfig, SegmentsCsvReader
 
 RNG = np.random.default_rng(18)
 ECG_NT = np.round(RNG.normal(size=(40, 6)), 4).astype(np.float32)

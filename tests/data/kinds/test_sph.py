@@ -7,9 +7,9 @@ import h5py
 import numpy as np
 import pytest
 
+from data.kinds.sph import SphConfig, build_reader, statement_rules
 from data.record_reader import RecordReader
 from data.snomed import scored_rule
-from data.sph import SphConfig, build_reader, statement_rules
 from tests.data.whole import read_whole
 
 

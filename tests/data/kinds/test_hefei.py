@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data.hefei import LEADS_8, HefeiConfig, build_reader
+from data.kinds.hefei import LEADS_8, HefeiConfig, build_reader
 from data.leads import LEADS_12
 from data.record_reader import RecordReader
 from tests.data.whole import read_whole
