@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from benchmarks.machine import read_machine
 from benchmarks.result import Bar, Figure, Result, add_options, conclude
-from data.ptbxl import PtbxlConfig, build_reader
+from data.kinds.ptbxl import PtbxlConfig, build_reader
 from data.reader import RecordBlock, join_blocks
 from data.streaming import PIECE_BYTES
 

@@ -22,7 +22,7 @@ from benchmarks.child import run_child
 from benchmarks.machine import read_machine
 from benchmarks.node_memory import read_samples
 from benchmarks.result import Bar, Figure, Result, add_options, conclude
-from data.record_reader import LEADS_12
+from data.leads import LEADS_12
 from data.store import read_manifest
 
 LEAST_RATIO: Final = 1.7  # of the loop, on two cores

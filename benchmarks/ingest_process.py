@@ -18,8 +18,8 @@ import wfdb
 
 from benchmarks.node_memory import sampled
 from data.ingest import ingest, ingest_serially
+from data.kinds.ptbxl import PtbxlConfig, build_reader
 from data.parallel import MOST_LOCAL_CPUS, running_ray
-from data.ptbxl import PtbxlConfig, build_reader
 
 
 def main() -> int:

@@ -27,9 +27,9 @@ from benchmarks.result import Bar, Figure, Result, add_options, conclude
 from data.config import DataConfig, FoldsConfig
 from data.dataset import Dataset, LabelSet, Split
 from data.ingest import ingest_serially
+from data.leads import LEADS_12
 from data.loading import build_plan, check_shards, read_dataset, select_role
 from data.reader import Header, RecordBlock
-from data.record_reader import LEADS_12
 from data.streaming import StreamedSplit
 from trainables.plain_trial import PlainTrial
 from trainables.supervised import SUPERVISED, SupervisedConfig

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import io as scipy_io
 
-from data.record_reader import LEADS_12
+from data.leads import LEADS_12
 
 
 def write_record(
