@@ -26,6 +26,8 @@ from numpy.typing import NDArray
 from benchmarks.machine import read_machine
 from benchmarks.result import Bar, Figure, Result, add_options, conclude
 from data.kinds.ptbxl import PtbxlConfig, build_reader
+from data.leads import LEADS_12
+from data.parquet_shard import ROW_GROUP_RECORDS
 from data.reader import RecordBlock, join_blocks
 from data.streaming import PIECE_BYTES
 
@@ -133,7 +135,7 @@ def _write_parquet(path: Path, ecg_NLT: Ecg, compression: str) -> None:
     pq.write_table(
         pa.table({"ecg": column}),
         path,
-        row_group_size=_GROUP_RECORDS,
+        row_group_size=ROW_GROUP_RECORDS,
         compression=compression,
         use_dictionary=False,
         write_statistics=False,
@@ -141,17 +143,14 @@ def _write_parquet(path: Path, ecg_NLT: Ecg, compression: str) -> None:
 
 
 def _read_parquet(path: Path, rows: slice) -> Ecg:
-    first = rows.start // _GROUP_RECORDS
+    first = rows.start // ROW_GROUP_RECORDS
     with pq.ParquetFile(path) as file:
-        groups = range(first, -(-rows.stop // _GROUP_RECORDS))
+        groups = range(first, -(-rows.stop // ROW_GROUP_RECORDS))
         column = file.read_row_groups([*groups], columns=["ecg"], use_threads=False)["ecg"]
     values = np.concatenate([np.asarray(chunk.flatten()) for chunk in column.chunks])
-    skipped = first * _GROUP_RECORDS
-    return values.reshape(len(column), len(LEADS), -1)[rows.start - skipped : rows.stop - skipped]
+    skipped = first * ROW_GROUP_RECORDS
+    return values.reshape(len(column), len(LEADS_12), -1)[rows.start - skipped : rows.stop - skipped]
 
-
-_GROUP_RECORDS: Final = 128  # as `data.parquet_shard`
-LEADS: Final = range(12)
 
 FORMATS: Final = (
     *(

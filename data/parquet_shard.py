@@ -1,8 +1,8 @@
 """A shard as a Parquet file, one record a row.
 
 Columns are `ecg`, `length`, `labels/<set>`, `record_id`, `patient_id`, `fold` and `meta/<name>`. `ecg` is a
-fixed-size list of leads x timesteps numbers; the schema's metadata has `n_leads`. Measured on 1,000 records of
-12 x 1,000: 36 MB against 48 MB as HDF5, read in 71 ms against 5 ms.
+fixed-size list of leads x timesteps numbers; the schema's metadata has `n_leads`. zstd, as a store in Parquet is for
+size and for other tools: docs/benchmarks.md has the table.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ SUFFIX = ".parquet"
 ERRORS = (OSError, KeyError, pa.ArrowException)
 """What pyarrow raises on a file that is damaged or no shard."""
 
-_ROW_GROUP_RECORDS = 128  # 6 MB of 12 x 1,000: what a read of a few rows has to decode
+ROW_GROUP_RECORDS = 16  # what a read of one row has to decode; files of larger groups are no smaller, and slower
 
 
 def write(path: Path, block: RecordBlock, dtype: str) -> None:
@@ -33,7 +33,7 @@ def write(path: Path, block: RecordBlock, dtype: str) -> None:
     table = pa.table(columns).replace_schema_metadata({"n_leads": str(block.ecg_NLT.shape[1])})
     # Statistics and dictionaries of raw signal cost time and space, and help no reader.
     pq.write_table(
-        table, path, row_group_size=_ROW_GROUP_RECORDS, compression="zstd", use_dictionary=False, write_statistics=False
+        table, path, row_group_size=ROW_GROUP_RECORDS, compression="zstd", use_dictionary=False, write_statistics=False
     )
 
 
@@ -61,10 +61,11 @@ def read_ecg(path: Path, rows: slice) -> NDArray[np.float32]:
     with pq.ParquetFile(path) as file:
         start, stop, _ = rows.indices(file.metadata.num_rows)
         n_leads = int(file.schema_arrow.metadata[b"n_leads"])
-        first = start // _ROW_GROUP_RECORDS
-        groups = range(first, max(first, -(-stop // _ROW_GROUP_RECORDS)))
+        group_records = file.metadata.row_group(0).num_rows if file.metadata.num_row_groups else 1
+        first = start // group_records
+        groups = range(first, max(first, -(-stop // group_records)))
         column = file.read_row_groups([*groups], columns=["ecg"], use_threads=False)["ecg"]
-    skipped = first * _ROW_GROUP_RECORDS
+    skipped = first * group_records
     values = _matrix(column)[start - skipped : stop - skipped]
     return values.reshape(len(values), n_leads, -1) if len(values) else np.empty((0, n_leads, 0), np.float32)
 

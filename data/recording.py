@@ -46,6 +46,7 @@ class FileFormat:
     Attributes:
         lead_names: the leads of a file that names none but has as many.
         given_leads: names to use in place of the file's own.
+        fs_hz: of a file that does not say it.
     """
 
     lead_names: tuple[str, ...]
@@ -58,17 +59,14 @@ class FileFormat:
         return next((names for names in known if len(names) == n_leads), None)
 
     def rate(self, known_hz: float | None = None) -> float:
-        """Return the sampling rate, in Hz.
+        """Return the sampling rate, in Hz: the file's own, else the one that is given.
 
         Raises:
-            ValueError: neither the file nor the user says it, or they differ.
+            ValueError: neither is known.
         """
-        if known_hz is None and self.fs_hz is None:
-            raise ValueError("its sampling rate is not known; give it with --fs-hz")
-        if known_hz is not None and self.fs_hz is not None and known_hz != self.fs_hz:
-            raise ValueError(f"it says {known_hz:g} Hz, but --fs-hz is {self.fs_hz:g}; leave --fs-hz out")
         rate_hz = self.fs_hz if known_hz is None else known_hz
-        assert rate_hz is not None
+        if rate_hz is None:
+            raise ValueError("its sampling rate is not known; give it with --fs-hz")
         return rate_hz
 
 
@@ -109,8 +107,8 @@ def complete_leads(
     zeroed = _absent(record.lead_names, wanted)
     if zeroed and not zero_missing:
         raise ValueError(
-            f"the model's lead {zeroed[0]} is missing: it has {', '.join(record.lead_names)}; --zero-missing-leads sets "
-            "such leads to zero, --leads names the file's leads"
+            f"the model's lead {zeroed[0]} is missing: it has {', '.join(record.lead_names)}; "
+            "--zero-missing-leads sets such leads to zero, --leads names the file's leads"
         )
     ecg_LT = np.concatenate([record.ecg_LT, np.zeros((len(zeroed), record.ecg_LT.shape[1]))])
     return replace(record, ecg_LT=ecg_LT, lead_names=(*record.lead_names, *zeroed)), derived, zeroed
@@ -139,7 +137,6 @@ def _reader(path: Path) -> _Reader:
 def _read_wfdb(path: Path, form: FileFormat) -> Iterator[Recording]:
     stem = path if path.with_name(f"{path.name}.hea").is_file() else path.with_suffix("")
     record = read_wfdb(str(stem))
-    form.rate(record.fs_hz)
     yield Recording(stem.name, replace(record, lead_names=_renamed(record.lead_names, form)))
 
 
@@ -259,7 +256,8 @@ def _of_table(path: Path, table: pd.DataFrame, form: FileFormat) -> Iterator[Rec
 
 def _column_leads(table: pd.DataFrame, form: FileFormat) -> tuple[str, ...]:
     columns = [str(column).strip() for column in table.columns]
-    if form.given_leads is None and not isinstance(table.columns, pd.RangeIndex):
+    is_headed = all(isinstance(column, str) for column in table.columns)
+    if form.given_leads is None and is_headed:
         known = {name.lower() for name in (*form.lead_names, *LEADS_12)}
         leads = tuple(column for column in columns if column.lower() in known)
         if not leads:
@@ -286,7 +284,6 @@ def _is_number(cell: str) -> bool:
 
 def _read_store(path: Path, form: FileFormat) -> Iterator[Recording]:
     manifest = read_manifest(path)
-    form.rate(manifest.fs_hz)
     for shard in manifest.shards:
         for start in range(0, shard.n_records, SLAB_RECORDS):
             yield from _of_block(read_shard(path, shard, slice(start, start + SLAB_RECORDS)), manifest)

@@ -13,7 +13,7 @@ from data.card import DataCard
 from data.config import DataConfig
 from data.dataset import LabelSet, Signal
 from data.leads import Leads
-from data.loading import Role, check_shards
+from data.loading import LABEL_SET_SPELLINGS, Role, check_shards
 from data.preprocessing import Step, output_signal
 from data.reader import RecordTable
 from data.selection import Plan, Selection, select, stored_signal
@@ -157,7 +157,9 @@ def _mismatch(made: Signal, wanted: Signal, window: int | None) -> str:
 
 def _find_label_set(wanted: LabelSet, manifest: Manifest, labels: str | None, store: Path) -> LabelSet:
     known = manifest.label_sets
-    name = labels if labels is not None else wanted.name
+    name = wanted.name if labels is None else labels
+    if name not in known:
+        name = LABEL_SET_SPELLINGS.get(name, name)
     if name not in known and labels is None and len(known) == 1:
         name = next(iter(known))
     if name not in known:

@@ -60,7 +60,7 @@ def history(record: SweepRecord, metric: str, mode: Mode) -> go.Figure:
     numbers, values = _incumbents(record, metric, mode)
     line = {"color": INK, "width": 1.8, "shape": "hv"}
     figure.add_scatter(x=numbers, y=values, mode="lines", name="incumbent", line=line, hoverinfo="skip")
-    return _styled(figure, "trial", metric, height=380)
+    return styled(figure, "trial", metric, height=380)
 
 
 def _incumbents(record: SweepRecord, metric: str, mode: Mode) -> tuple[list[int], list[float]]:
@@ -91,7 +91,7 @@ def learning_curves(record: SweepRecord, metric: str, best: TrialRecord | None) 
     if best is not None:
         line = {"color": BEST, "width": 3.0}
         figure.add_scatter(**_curves([best], metric), name=f"best: {best.trial}", line=line)
-    return _styled(figure, "epoch", metric, height=380)
+    return styled(figure, "epoch", metric, height=380)
 
 
 def _curves(trials: Sequence[TrialRecord], metric: str) -> dict[str, Any]:
@@ -129,7 +129,7 @@ def importance(importances: Mapping[str, float]) -> go.Figure:
         cliponaxis=False,
         hoverinfo="skip",
     )
-    figure = _styled(figure, "share", "", height=110 + 34 * len(names))
+    figure = styled(figure, "share", "", height=110 + 34 * len(names))
     figure.update_xaxes(range=[0, max(values, default=1) * 1.15])
     return figure.update_yaxes(showgrid=False, ticksuffix="  ")
 
@@ -153,7 +153,7 @@ def parallel_coordinates(record: SweepRecord, metric: str, mode: Mode, names: Se
     axes = [_axis(trials, name) for name in names[:MAX_AXES]]
     axes.append({"label": metric, "values": values, "tickformat": ".3~g"})
     figure = go.Figure(go.Parcoords(line=line, dimensions=axes, labelfont={"size": 13}, tickfont={"size": 11}))
-    return _styled(figure, "", "", height=430).update_layout(margin={"l": 70, "r": 40, "t": 60, "b": 30})
+    return styled(figure, "", "", height=430).update_layout(margin={"l": 70, "r": 40, "t": 60, "b": 30})
 
 
 def _axis(trials: Sequence[TrialRecord], name: str) -> dict[str, Any]:
@@ -194,7 +194,7 @@ def roc_curves(labels_NK: NDArray[Any], probabilities_NK: NDArray[Any], names: S
     )
     for index, label in enumerate(labels_with_roc(labels_NK)):
         _add_roc(figure, labels_NK[:, label], probabilities_NK[:, label], names[label], index)
-    figure = _styled(figure, "1 - specificity", "sensitivity", height=460)
+    figure = styled(figure, "1 - specificity", "sensitivity", height=460)
     figure.update_xaxes(range=[-0.01, 1.01], constrain="domain")
     figure.update_yaxes(range=[-0.01, 1.01], scaleanchor="x", scaleratio=1)
     return figure.update_layout(legend={"orientation": "v", "x": 1.02, "y": 0, "yanchor": "bottom", "xanchor": "left"})
@@ -238,7 +238,7 @@ def predictions(targets_NK: NDArray[Any], predictions_NK: NDArray[Any], names: S
         )
     ends = [float(targets_NK.min()), float(targets_NK.max())]
     figure.add_scatter(x=ends, y=ends, mode="lines", line={"color": MUTED, "width": 1}, showlegend=False)
-    return _styled(figure, "true", "predicted", height=460)
+    return styled(figure, "true", "predicted", height=460)
 
 
 def front(trials: Iterable[TrialRecord], values_NM: NDArray[np.float64], objectives: Objectives) -> go.Figure:
@@ -259,10 +259,11 @@ def front(trials: Iterable[TrialRecord], values_NM: NDArray[np.float64], objecti
             hovertemplate="%{text}: %{x:.4g}, %{y:.4g}<extra></extra>",
         )
     x_title, y_title = (f"{metric} ({mode})" for metric, mode in objectives[:2])
-    return _styled(figure, x_title, y_title, height=430)
+    return styled(figure, x_title, y_title, height=430)
 
 
-def _styled(figure: go.Figure, x_title: str, y_title: str, height: int) -> go.Figure:
+def styled(figure: go.Figure, x_title: str, y_title: str, height: int) -> go.Figure:
+    """Give a figure the look of all: fonts, colours, margins, axes."""
     axis = {"gridcolor": GRID, "zeroline": False, "linecolor": "#c8d0d9", "ticks": "", "automargin": True}
     title_font = {"color": MUTED, "size": 13}
     figure.update_layout(

@@ -34,9 +34,8 @@ from data.inspection import inspect_store, sample_records
 from data.kinds.code_hdf5 import export_code_hdf5
 from data.store import Dtype, Format
 from data.store_folder import check_free
+from platform.command_line import BAD_INPUT, INTERRUPTED, OneLineParser, one_line
 from platform.store_text import inspection_text, summary_text
-
-BAD_INPUT, INTERRUPTED = 2, 130
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -128,13 +127,6 @@ COMMANDS: Mapping[str, Callable[[Sequence[str]], str]] = {"--inspect": inspect_c
 """What else than ingestion the command does, by the flag that asks for it."""
 
 
-class OneLineParser(argparse.ArgumentParser):
-    """Prints what is wrong in one line, without the usage before it."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(BAD_INPUT, f"{self.prog}: {message}; see {self.prog} --help\n")
-
-
 def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     """Parse the command line; exits with code 2 where it is wrong. An option is known to its kinds only."""
     parser = OneLineParser(
@@ -194,11 +186,6 @@ def shown_progress(title: str, unit: str = "records") -> Iterator[Report]:
             bar.update(task, completed=done, total=total, amount=f"{amount:,} {unit}")
 
         yield report
-
-
-def one_line(error: Exception) -> str:
-    """Return an error's message on one line."""
-    return " ".join(str(error).split())
 
 
 def _add_options(command: argparse.ArgumentParser, config_type: type[BaseModel]) -> None:

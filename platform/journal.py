@@ -24,7 +24,7 @@ EventKind = Literal[
     "started",  # a trial's training began or went on (`attempt` counts from 1)
     "reported",  # a trial's metrics after an epoch, its checkpoint saved
     "ended",  # a trial ended, once: COMPLETED, STOPPED or FAILED
-    "tested",  # a look at the test fold
+    "tested",  # a look at a test fold; by `platform.evaluate` it has `evaluated` in the place of `metrics`
     "closed",  # the sweep's process ended in order: `reason` is done, interrupted or budget
 ]
 
@@ -186,7 +186,8 @@ class SweepRecord:
         body = event.body
         if event.kind == "opened" or not self.sessions:
             self.sessions.append((event.time_s, event.time_s))
-        self.sessions[-1] = (self.sessions[-1][0], event.time_s)
+        if "evaluated" not in body:  # a look by `platform.evaluate`, maybe days later, is no part of a process's time
+            self.sessions[-1] = (self.sessions[-1][0], event.time_s)
         if event.kind == "proposed":
             self.trials[event.trial] = TrialRecord(
                 trial=event.trial,

@@ -2,31 +2,33 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
-import numpy as np
 import optuna
 import torch
-from numpy.typing import NDArray
 
-from data.dataset import Dataset
+from data.dataset import Split
 from data.loading import Description, SharedDataset, materialise
 from platform.checkpoints import rank
-from platform.journal import Event, Journal, SweepRecord, TrialRecord
+from platform.ensemble import SweepEnsemble, find_candidates
+from platform.ensemble_card import ENSEMBLE_FOLDER
+from platform.ensemble_result import EnsembleResult
+from platform.held_out import PREDICTIONS_FILE, HeldOut
+from platform.journal import Journal, SweepRecord, TrialRecord
 from platform.leaderboard import leaderboard, write_leaderboard
+from platform.mlflow_model import MLFLOW_FOLDER, save_mlflow_model
 from platform.report import ReportInput, TestResult, write_report
 from platform.spec import Spec
 from platform.study import spawn_seed
 from platform.study_db import Objectives, outcome_values
 from platform.trained_model import BEST_FOLDER, CARD_NAME, WEIGHTS_NAME, read_trained_model
-from trainables.bootstrap import bootstrap_intervals
 from trainables.checkpoint import save_weights, write_whole
 from trainables.evaluation import evaluate
 from trainables.onnx_export import export_onnx
 from trainables.windows import window_signal
 
-PREDICTIONS_FILE = "test_predictions.npz"
 ONNX_TOLERANCE = 1e-3
 
 
@@ -38,6 +40,7 @@ class Outcome:
     test: TestResult | None
     test_looks: int
     onnx_difference: float | None
+    ensemble: EnsembleResult | None = None
 
     def best_values(self, spec: Spec) -> dict[str, float]:
         """Return the best trial's objectives as metrics of the whole sweep; empty where no trial ended well."""
@@ -57,6 +60,8 @@ class Outcome:
         lines += self._test_lines(objective.metric)
         if self.onnx_difference is not None:
             lines.append(f"ONNX against PyTorch at batches 1 and 5: largest difference {self.onnx_difference:.1e}")
+        if self.ensemble is not None:
+            lines += self.ensemble.lines()
         return "\n".join([*lines, *_commands(folder, spec, resume)])
 
     def _test_lines(self, objective: str) -> list[str]:
@@ -74,6 +79,7 @@ def _commands(folder: Path, spec: Spec, resume: str) -> list[str]:
     return [
         f"  report       {folder}/report.html",
         f"  best model   {folder}/best/",
+        *([f"  ensemble     {folder}/{ENSEMBLE_FOLDER}/"] if spec.ensemble else []),
         f"  leaderboard  {folder}/leaderboard.csv",
         f"  runs         mlflow ui --backend-store-uri {spec.tracking.uri}   (experiment {spec.tracking.experiment})",
         f"  study        optuna-dashboard sqlite:///{folder}/study.db",
@@ -90,16 +96,55 @@ def conclude(
     dataset: SharedDataset,
     study: optuna.Study,
 ) -> Outcome:
-    """Test the best trial, once, and write `best/`, `leaderboard.csv` and `report.html` into the sweep's folder."""
+    """Test the best trial, once, and the ensemble, once; write `best/`, `ensemble/`, `leaderboard.csv`, `report.html`.
+
+    Each of the two is a look at the test fold, and counted.
+    """
     objectives = [(objective.metric, objective.mode) for objective in spec.search.objectives]
     ranked = rank(record, objectives)
     outcome = Outcome(None, None, len(record.tested), None)
     if ranked:
-        outcome = _Winner(spec, folder, record, journal, dataset, ranked[0]).conclude()
+        held_out = _held_out(spec, record, journal, dataset)
+        outcome = _Winner(spec, folder, record, held_out, dataset, ranked[0]).conclude()
+        ensemble = _conclude_ensemble(spec, folder, record, held_out, dataset, ranked, outcome.test)
+        outcome = replace(outcome, ensemble=ensemble, test_looks=len(record.tested))
     metric, mode = objectives[0]
     write_leaderboard(folder / "leaderboard.csv", leaderboard(record, metric, mode))
-    write_report(folder / "report.html", _report_input(spec, record, description, study, outcome.test, objectives))
+    write_report(folder / "report.html", _report_input(spec, record, description, study, outcome, objectives))
     return outcome
+
+
+def _held_out(spec: Spec, record: SweepRecord, journal: Journal, dataset: SharedDataset) -> HeldOut | None:
+    """Return the test fold, which nothing has read yet; None where there is none."""
+    if not dataset.plan.folds.get("test"):
+        return None
+
+    def read() -> Split:
+        test = materialise(spec.data, roles=("test",)).open().test
+        assert test is not None
+        return test
+
+    return HeldOut(read, dataset.label_set, record, journal, seed=spawn_seed(spec.seed, 0, 3))
+
+
+def _conclude_ensemble(
+    spec: Spec,
+    folder: Path,
+    record: SweepRecord,
+    held_out: HeldOut | None,
+    dataset: SharedDataset,
+    ranked: list[TrialRecord],
+    best: TestResult | None,
+) -> EnsembleResult | None:
+    if spec.ensemble is None:
+        return None
+    candidates = find_candidates(folder, ranked, spec.ensemble)
+    ensemble = SweepEnsemble(folder, candidates, spec.search.objectives[0], dataset.label_set, _device(spec))
+    return ensemble.conclude(dataset.open().val, held_out, record, best)
+
+
+def _device(spec: Spec) -> str:
+    return "cuda" if spec.resources.gpus and torch.cuda.is_available() else "cpu"
 
 
 class _Winner:
@@ -110,14 +155,13 @@ class _Winner:
         spec: Spec,
         folder: Path,
         record: SweepRecord,
-        journal: Journal,
+        held_out: HeldOut | None,
         dataset: SharedDataset,
         trial: TrialRecord,
     ) -> None:
-        self.spec, self.record, self.journal, self.dataset, self.trial = spec, record, journal, dataset, trial
+        self.spec, self.record, self.held_out, self.dataset, self.trial = spec, record, held_out, dataset, trial
         self.folder = folder / BEST_FOLDER
         self.trained = read_trained_model(folder, trial.trial)
-        self.device = "cuda" if spec.resources.gpus and torch.cuda.is_available() else "cpu"
 
     def conclude(self) -> Outcome:
         self.folder.mkdir(exist_ok=True)
@@ -133,72 +177,28 @@ class _Winner:
             )
         text = card.model_dump_json(indent=2) + "\n"
         write_whole(self.folder / CARD_NAME, lambda path: path.write_text(text, encoding="utf-8"))
+        save_mlflow_model(self.trained, self.folder / MLFLOW_FOLDER)
         return Outcome(self.trial, test, len(self.record.tested), difference)
 
     def _test(self) -> TestResult | None:
         """Look at the test fold, unless the last look was at this very trial."""
-        if not self._has_test():
+        if self.held_out is None:
             return None
-        last = self.record.tested[-1] if self.record.tested else None
+        own = [event for event in self.record.tested if "metrics" in event.body]  # of a sweep's best trial
+        last = own[-1] if own else None
         if last is None or last.trial != self.trial.trial or not (self.folder / PREDICTIONS_FILE).exists():
-            last = self._look()
-        predictions = np.load(self.folder / PREDICTIONS_FILE)
-        return TestResult(
-            labels_NK=self._truth(predictions["labels_NK"]),
-            probabilities_NK=predictions["predicted_NK"],
-            label_names=self.dataset.label_set.names,
-            metrics=last.body["metrics"],
-            intervals={name: tuple(interval) for name, interval in last.body["intervals"].items()},
-        )
-
-    def _truth(self, labels_NK: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return one column a class, for multiclass too."""
-        label_set = self.dataset.label_set
-        if label_set.task != "multiclass":
-            return labels_NK
-        return np.eye(label_set.n_outputs, dtype=np.float32)[labels_NK[:, 0].astype(np.int64)]
-
-    def _has_test(self) -> bool:
-        return bool(self.dataset.plan.folds.get("test"))
-
-    def _look(self) -> Event:
-        test: Dataset = materialise(self.spec.data, roles=("test",)).open()
-        assert test.test is not None
-        result = evaluate(
-            self.trained.model,
-            test.test,
-            self.trained.config,
-            self.dataset.label_set,
-            self.trained.card.thresholds_K,
-            self.device,
-        )
-        intervals = bootstrap_intervals(
-            result,
-            self.dataset.label_set,
-            self.trained.config.threshold_beta,
-            test.test.patient_ids,
-            seed=spawn_seed(self.spec.seed, 0, 3),
-        )
-        temporary = self.folder / f"new-{PREDICTIONS_FILE}"
-        np.savez_compressed(
-            temporary,
-            record_ids=test.test.record_ids,
-            labels_NK=result.labels_NK,
-            predicted_NK=result.predicted_NK,
-            thresholds_K=result.thresholds_K,
-        )
-        temporary.replace(self.folder / PREDICTIONS_FILE)
-        event = self.journal.append(
-            "tested",
-            self.trial.trial,
-            look=len(self.record.tested) + 1,
-            metrics=dict(result.scores.macro),
-            per_class={name: dict(values) for name, values in result.scores.per_class.items()},
-            left_out=list(result.scores.left_out),
-            intervals={name: list(interval) for name, interval in intervals.items()},
-        )
-        self.record.apply(event)
-        return event
+            trained, label_set = self.trained, self.dataset.label_set
+            judge = partial(
+                evaluate,
+                trained.model,
+                config=trained.config,
+                label_set=label_set,
+                thresholds_K=trained.card.thresholds_K,
+                device=_device(self.spec),
+            )
+            numbers = self.held_out.test(judge, trained.config.threshold_beta, self.folder)
+            last = self.held_out.count(self.trial.trial, **numbers)
+        return self.held_out.result(self.folder, last.body)
 
 
 def _report_input(
@@ -206,7 +206,7 @@ def _report_input(
     record: SweepRecord,
     description: Description,
     study: optuna.Study,
-    test: TestResult | None,
+    outcome: Outcome,
     objectives: Objectives,
 ) -> ReportInput:
     opened = record.opened[-1].body
@@ -232,6 +232,7 @@ def _report_input(
             "versions": opened["versions"],
         },
         spec_text=spec.to_yaml(),
-        test=test,
+        test=outcome.test,
+        tables=[outcome.ensemble.table()] if outcome.ensemble else [],
         notes=notes,
     )

@@ -64,6 +64,16 @@ class TestResult:
 
 
 @dataclass(frozen=True)
+class PlainTable:
+    """A section of its own: a table whose first column names its rows."""
+
+    title: str
+    caption: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+
+@dataclass(frozen=True)
 class ReportInput:
     """All that a report shows.
 
@@ -77,6 +87,7 @@ class ReportInput:
         header: method, store, fingerprint, seed, versions and so on, in the order to show.
         spec_text: the resolved spec.
         test: the look at the test fold, if there was one.
+        tables: what else was found, shown behind the test.
         notes: sentences about the data or the sweep that a reader must know.
     """
 
@@ -89,6 +100,7 @@ class ReportInput:
     header: Mapping[str, str]
     spec_text: str
     test: TestResult | None = None
+    tables: Sequence[PlainTable] = ()
     notes: Sequence[str] = ()
 
 
@@ -155,6 +167,7 @@ def render_report(content: ReportInput) -> str:
         front=_front(record, content.objectives),
         test=_test(content.test),
         test_rows=_test_rows(content.test),
+        plain_tables=content.tables,
         table=_table(record, metric, mode),
         failed=_failed(record),
         notes=content.notes,

@@ -119,7 +119,7 @@ class Scoring:
         macro: dict[str, Measured],
         per_label: Mapping[str, dict[str, Measured]],
     ) -> None:
-        """Add `brier`, and `ece` without an interval: a resample's is too large, as drawing again adds noise to bins."""
+        """Add `brier`, and `ece` without an interval: a resample's is too large, as its bins are noisier."""
         truth_NK = truth_table(own, self.label_set)
         draws = draw_weights(own, self.label_set, patient_ids, self.seed, self.n_resamples)
         brier_RK = np.concatenate([brier_scores(own.predicted_NK, truth_NK, weights_RN) for weights_RN in draws])

@@ -11,7 +11,7 @@ import math
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Final, Self
+from typing import Annotated, Any, Final, Self, get_args
 
 import numpy as np
 from pydantic import (
@@ -39,6 +39,7 @@ from platform.spec_sections import (
     IDLE_OPTIONS,
     BudgetSpec,
     Constraint,
+    EnsembleSpec,
     ResourcesSpec,
     SearchSpec,
     Section,
@@ -47,6 +48,7 @@ from platform.spec_sections import (
 )
 from trainables.method import nest
 from trainables.methods import METHODS
+from trainables.metrics import macro_names
 
 N_TRIED_CONFIGURATIONS: Final = 20
 """Points drawn at validation and built as the method's own configuration, to find rules between parameters."""
@@ -70,6 +72,11 @@ class Spec(Section):
     )
     budget: BudgetSpec = Field(description="what the search may cost")
     resources: ResourcesSpec = Field(default_factory=ResourcesSpec, description="what a trial runs on")
+    ensemble: EnsembleSpec | None = Field(
+        None,
+        description="greedy ensemble selection after the search, by the first objective, which must be a validation "
+        "metric other than val/loss; its test is a look at the test fold of its own",
+    )
     tracking: TrackingSpec = Field(default_factory=TrackingSpec, description="where MLflow keeps the runs")
 
     @field_validator("method")
@@ -91,6 +98,7 @@ class Spec(Section):
             _check_param(self, parameter.name, _probes(parameter.domain))
         self._resolve(budget=self.budget.model_copy(update={"trials": self._n_trials()}))
         self._check_search()
+        self._check_ensemble()
         self._resolve(search=self.search.model_copy(update=self._search_defaults()))
         if self.tracking.experiment is None:
             experiment = Path(self.data.store).name or self.data.store
@@ -121,6 +129,17 @@ class Spec(Section):
         except SamplerError as error:
             raise broken_rule(("search", error.key), error.rule) from None
         self._resolve(search=self.search.model_copy(update={"try_first": self._accepted_points()}))
+
+    def _check_ensemble(self) -> None:
+        if self.ensemble is None:
+            return
+        known = sorted({f"val/{name}" for task in get_args(Task) for name in macro_names(task)})
+        first = self.search.objectives[0].metric
+        if first not in known:
+            rule = f"chooses members by search.metric, which must be one of {', '.join(known)}; got {first!r}"
+            raise broken_rule(("ensemble",), rule, nearest(first, known))
+        if self.budget.trials < 2:
+            raise broken_rule(("ensemble",), f"needs 2 trials at least; got {self.budget.trials}")
 
     def _accepted_points(self) -> tuple[dict[str, Any], ...]:
         return tuple(_accept_point(self.space, index, point) for index, point in enumerate(self.search.try_first))
@@ -221,7 +240,7 @@ class Spec(Section):
             model = getattr(self, name)
             if isinstance(model, BaseModel):
                 values[name] = {key: value for key, value in section.items() if _is_written(model, key, value)}
-        return _to_yaml({key: value for key, value in values.items() if value not in ({}, [])})
+        return _to_yaml({key: value for key, value in values.items() if value not in ({}, [], None)})
 
 
 def _is_written(section: BaseModel, key: str, value: Any) -> bool:

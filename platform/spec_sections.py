@@ -1,4 +1,4 @@
-"""The sections of a spec: objectives and constraints, search, budget, resources, tracking."""
+"""The sections of a spec: objectives and constraints, search, budget, resources, ensemble, tracking."""
 
 from __future__ import annotations
 
@@ -266,6 +266,18 @@ class ResourcesSpec(Section):
         if gpus > 1 and gpus != int(gpus):
             raise ValueError("must be a fraction below 1, or whole")
         return gpus
+
+
+class EnsembleSpec(Section):
+    """An ensemble of the sweep's best trials: chosen greedily on validation, tested once, left as one ONNX file."""
+
+    top: int = Field(  # at most `platform.checkpoints.KEPT_TRIALS`
+        10,
+        ge=2,
+        le=10,
+        description="best trials to choose among; fewer where fewer have kept their checkpoint",
+        json_schema_extra=_unit("trials"),
+    )
 
 
 class TrackingSpec(Section):

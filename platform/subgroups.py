@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from data.challenge2021 import SOURCE_SETS
+from data.kinds.challenge2021 import SOURCE_SETS
 
 AGE_BANDS: Mapping[str, tuple[float, float]] = {  # years, the upper end left out
     "under 18": (0, 18),

@@ -36,6 +36,7 @@ MLFLOW_ENVIRONMENT = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
 }
 # OSError: artifacts, sockets and requests' exceptions; SQLAlchemyError: opening a database that is locked or corrupt.
 UNREACHABLE = (MlflowException, OSError, SQLAlchemyError)

@@ -42,8 +42,7 @@ class Padded(NamedTuple):
 
     def with_signal(self, ecg_BLT: Tensor) -> Padded:
         """Return the same records with other values; padding stays zero."""
-        zero = torch.zeros((), dtype=ecg_BLT.dtype, device=ecg_BLT.device)
-        return Padded(torch.where(self.is_signal_B1T, ecg_BLT, zero), self.length_B11)
+        return Padded(ecg_BLT.masked_fill(~self.is_signal_B1T, 0), self.length_B11)
 
 
 class Chain(NamedTuple):
@@ -188,9 +187,8 @@ def _inverse(spread: Tensor, numerator: float, eps: float = 0.0) -> Tensor:
 
 def _min_max(step: MinMax, signal: Signal) -> _Apply:
     def apply(records: Padded) -> Padded:
-        infinity = torch.tensor(float("inf"), dtype=records.ecg_BLT.dtype)
-        low_BL1 = torch.where(records.is_signal_B1T, records.ecg_BLT, infinity).amin(dim=2, keepdim=True)
-        high_BL1 = torch.where(records.is_signal_B1T, records.ecg_BLT, -infinity).amax(dim=2, keepdim=True)
+        low_BL1 = records.ecg_BLT.masked_fill(~records.is_signal_B1T, float("inf")).amin(dim=2, keepdim=True)
+        high_BL1 = records.ecg_BLT.masked_fill(~records.is_signal_B1T, float("-inf")).amax(dim=2, keepdim=True)
         scale_BL1 = _inverse(high_BL1 - low_BL1, 2.0, step.eps)
         scaled_BLT = (records.ecg_BLT - low_BL1) * scale_BL1 - 1
         return records.with_signal(torch.where(scale_BL1 > 0, scaled_BLT, torch.zeros_like(scaled_BLT)))
@@ -203,9 +201,7 @@ def _leads(step: Leads, signal: Signal) -> _Apply:
     rows = [known.get(name.lower()) for name in step.names]
     return lambda records: Padded(
         torch.stack(
-            [
-                torch.zeros_like(records.ecg_BLT[:, 0]) if row is None else records.ecg_BLT[:, row] for row in rows
-            ],
+            [torch.zeros_like(records.ecg_BLT[:, 0]) if row is None else records.ecg_BLT[:, row] for row in rows],
             dim=1,
         ),
         records.length_B11,

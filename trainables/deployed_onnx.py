@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,10 +39,21 @@ class Difference:
 
 
 class DeployedOnnx:
-    """Runs a file of `export_deployed` on the CPU."""
+    """Runs a file of `export_deployed` on the CPU; `n_threads` of one run: 0 is as many as there are cores."""
 
-    def __init__(self, path: Path) -> None:
-        self._session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    def __init__(self, path: Path, n_threads: int = 0) -> None:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = n_threads
+        self._session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        self.metadata: Mapping[str, str] = self._session.get_modelmeta().custom_metadata_map
+
+    @property
+    def signal(self) -> Signal:
+        """What the file takes."""
+        lead_names, fs_hz, n_timesteps = (
+            json.loads(self.metadata[key]) for key in ("lead_names", "fs_hz", "n_timesteps")
+        )
+        return Signal(tuple(lead_names), fs_hz, n_timesteps)
 
     def answer(self, ecg_BLT: NDArray[np.float32]) -> Floats:
         """Return probabilities_BK, or values_BK in the targets' units."""
@@ -73,13 +84,14 @@ def metadata(deployed: DeployedModel, data: DataCard) -> dict[str, str]:
         "task": label_set.task,
         "units": label_set.units,
         "steps_before": [step.model_dump(mode="json") for step in deployed.chain.before],
+        "signal_before": asdict(data.input_signal),
         "steps_inside": [step.model_dump(mode="json") for step in deployed.chain.inside],
     }
     what = "values in units" if label_set.task == "regression" else "probabilities"
     before = " after steps_before, which the file does not contain" if deployed.chain.before else ""
     usage = (
-        f"ecg: float32 (records, leads, timesteps) in mV{before}; a shorter record ends in zeros, which count as padding "
-        f"where all leads have them. {ANSWERS}: {what}, in the order of label_names."
+        f"ecg: float32 (records, leads, timesteps) in mV{before}; a shorter record ends in zeros, which count as "
+        f"padding where all leads have them. {ANSWERS}: {what}, in the order of label_names."
     )
     return {"usage": usage, **{name: json.dumps(value) for name, value in fields.items()}}
 
@@ -114,4 +126,4 @@ def ecg_like(signal: Signal, n_records: int) -> NDArray[np.float32]:
     left_T = place_T.astype(np.intp)
     share_T = place_T - left_T
     wave_NLT = ecg_NLT[..., left_T] * (1 - share_T) + ecg_NLT[..., left_T + 1] * share_T
-    return wave_NLT[:, np.arange(len(signal.lead_names)) % ecg_NLT.shape[1]].astype(np.float32)
+    return np.asarray(wave_NLT[:, np.arange(len(signal.lead_names)) % ecg_NLT.shape[1]], np.float32)

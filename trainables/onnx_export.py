@@ -82,14 +82,14 @@ def _fill(model: nn.Module) -> None:
 
 
 def serialise(model: nn.Module, signal: Signal, output_name: str = "logits") -> bytes:
-    """Return `model`, on the CPU and in evaluation mode, as ONNX: input `ecg` of `signal`'s shape, a free batch size."""
+    """Return `model`, which is on the CPU and evaluates, as ONNX: input `ecg` of `signal`'s shape, a free batch."""
     example_BLT = torch.zeros(2, len(signal.lead_names), signal.n_timesteps)  # 2: a batch of 1 may be taken for fixed
     file: IO[bytes] = io.BytesIO()
     with warnings.catch_warnings():
         # The TorchScript exporter announces its successor on each call; the reason to stay is at the top.
         warnings.filterwarnings("ignore", category=DeprecationWarning, module=r"torch\.onnx|trainables")
-        # LSTMs: torch's own checks of shapes can't be traced, and a fixed batch is feared; `export_onnx` tries two.
-        shape_checks = r"torch\.nn\.modules\.rnn"
+        # LSTMs and layer norm: torch's own checks of shapes can't be traced; a fixed batch is feared, two are tried.
+        shape_checks = r"torch\.nn\.(modules\.rnn|functional)"
         warnings.filterwarnings("ignore", category=torch.jit.TracerWarning, module=shape_checks)  # type: ignore[attr-defined]
         warnings.filterwarnings("ignore", "Exporting a model to ONNX with a batch_size other than 1", UserWarning)
         torch.onnx.export(

@@ -18,7 +18,6 @@ from torch import nn
 from data.card import DataCard
 from data.dataset import Batch
 from data.preprocessing import without_padding
-from trainables.config import TrainConfig
 from trainables.predictor import Predictor, cut
 from trainables.windows import tile, window_starts
 

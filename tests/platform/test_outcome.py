@@ -106,7 +106,7 @@ def test_the_best_trial_is_tested_and_its_model_and_tables_are_left(sweep: Sweep
     assert outcome.best is not None and outcome.best.trial == best
     assert outcome.onnx_difference is not None and outcome.onnx_difference < 1e-4
     assert {path.name for path in (sweep.folder / "best").iterdir()} == {
-        "config.json", "model.onnx", "model.safetensors", PREDICTIONS_FILE,
+        "config.json", "mlflow_model", "model.onnx", "model.safetensors", PREDICTIONS_FILE,
     }  # fmt: skip
     assert (sweep.folder / "leaderboard.csv").read_text().splitlines()[1].startswith(f"1,{best},STOPPED")
     assert "2 records of corrupt shards were left out" in (sweep.folder / "report.html").read_text()
