@@ -65,7 +65,8 @@ class DataConfig(BaseModel):
     )
     labels: str | None = Field(
         None,
-        description="label set, in the store's or the PTB-XL benchmark's spelling; may be left out where there is one",
+        description="label set, in the store's or the PTB-XL benchmark's spelling; may be left out where there is one; "
+        "none: pretraining, which takes every record and looks at no label",
     )
     preprocess: Steps = Field((), description="steps in order, each a mapping of its name to its parameters")
     drop_unlabelled: bool = Field(True, description="leave out records without any label in the label set")

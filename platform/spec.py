@@ -193,11 +193,12 @@ class Spec(Section):
         return ", ".join(self.constraints)
 
     def check_quantities(self, task: Task) -> None:
-        """Refuse objectives and constraints on numbers that no trial on a label set of this task reports.
+        """Refuse a task that the method does not learn, and objectives and constraints on what no trial reports.
 
         Raises:
             ValueError: there is one.
         """
+        METHODS[self.method].check_task(task)
         reported = METHODS[self.method].reports(task)
         known = sorted({*reported, *STATIC_QUANTITIES, "best_epoch"})
         named = {"search.metric": [objective.metric for objective in self.search.objectives]}

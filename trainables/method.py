@@ -11,6 +11,8 @@ from torch import nn
 from data.dataset import Dataset, LabelSet, Signal, Task
 from trainables.trial import Trial
 
+LABELLED: frozenset[Task] = frozenset({"binary", "multilabel", "multiclass", "regression"})
+
 
 @dataclass(frozen=True)
 class Method:
@@ -21,6 +23,8 @@ class Method:
         build_model: (config, signal, label_set) -> module that maps ecg_BLT (float32, preprocessed) to logits_BK.
         train: (config, dataset, trial) trains until `config.epochs` or `TrialStopped`, reporting every epoch.
         reports: task -> names of the numbers in every report, so that a search can be checked before it starts.
+        tasks: what it learns from; `unlabelled` for pretraining, whose model maps ecg_BLT to embeddings_BH instead, and
+            whose sweeps look at no test fold.
     """
 
     name: str
@@ -28,6 +32,25 @@ class Method:
     build_model: Callable[[Any, Signal, LabelSet], nn.Module]
     train: Callable[[Any, Dataset, Trial], None]
     reports: Callable[[Task], frozenset[str]]
+    tasks: frozenset[Task] = LABELLED
+
+    def check_task(self, task: Task) -> None:
+        """Refuse labels that the method does not learn from.
+
+        Raises:
+            ValueError: it does not; with the way out.
+        """
+        if task in self.tasks:
+            return
+        if task == "unlabelled":
+            raise ValueError(f"{self.name} learns from labels: name a label set in data.labels, instead of none")
+        if self.tasks == {"unlabelled"}:
+            raise ValueError(
+                f"{self.name} looks at no label: set data.labels: none, which also keeps unlabelled records"
+            )
+        raise ValueError(
+            f"{self.name} learns from {', '.join(sorted(self.tasks))} labels, but those of data.labels are {task}"
+        )
 
     def parse_config(self, params: Mapping[str, Any]) -> Any:
         """Build the typed configuration from dotted keys.
