@@ -88,8 +88,8 @@ def serialise(model: nn.Module, signal: Signal, output_name: str = "logits") -> 
     with warnings.catch_warnings():
         # The TorchScript exporter announces its successor on each call; the reason to stay is at the top.
         warnings.filterwarnings("ignore", category=DeprecationWarning, module=r"torch\.onnx|trainables")
-        # LSTMs and layer norm: torch's own checks of shapes can't be traced; a fixed batch is feared, two are tried.
-        shape_checks = r"torch\.nn\.(modules\.rnn|functional)"
+        # LSTMs, layer norm and attention check shapes, which cannot be traced; a fixed batch is feared, two are tried.
+        shape_checks = r"(torch\.nn\.(modules\.rnn|functional)|transformers\.integrations\.sdpa_attention)"
         warnings.filterwarnings("ignore", category=torch.jit.TracerWarning, module=shape_checks)  # type: ignore[attr-defined]
         warnings.filterwarnings("ignore", "Exporting a model to ONNX with a batch_size other than 1", UserWarning)
         torch.onnx.export(
