@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from trainables.contrastive_pretrain import CONTRASTIVE_PRETRAIN
+from trainables.hubert_ecg_pretrain import HUBERT_ECG_PRETRAIN
 from trainables.method import Method
 from trainables.supervised import SUPERVISED
 
-METHODS: dict[str, Method] = {method.name: method for method in (SUPERVISED,)}
+METHODS: dict[str, Method] = {method.name: method for method in (SUPERVISED, HUBERT_ECG_PRETRAIN, CONTRASTIVE_PRETRAIN)}

@@ -16,6 +16,7 @@ class Use(IntEnum):
     FORWARD = 2  # dropout and whatever else a model draws while it runs
     AUGMENT = 3
     MIX = 4
+    MASK = 20  # of tokens, in pretraining
 
 
 def derive_seed(use: Use, *entropy: int) -> int:
