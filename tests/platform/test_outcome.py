@@ -18,8 +18,8 @@ from data.card import DataCard
 from platform import outcome as outcome_module
 from platform.journal import Event, Journal, SweepRecord, replay
 from platform.outcome import PREDICTIONS_FILE, Outcome, conclude
-from platform.report import TestResult
 from platform.study_db import frozen_trials
+from platform.test_result import TestResult
 from platform.trained_model import DATA_CARD_NAME
 from tests.platform.specs import make_spec
 from tests.trainables.tiny_dataset import tiny_dataset
