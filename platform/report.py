@@ -259,7 +259,7 @@ def _interval(test: TestResult, name: str) -> str:
 
 def _leaderboard(record: SweepRecord, metric: str, mode: Mode) -> Table:
     table = leaderboard(record, metric, mode)
-    constant = [name for name in table.columns if name.startswith("params.") and table[name].astype(str).nunique() == 1]
+    constant = [name for name in table.columns if name.startswith("params.") and table[name].map(str).nunique() == 1]
     constant += ["feasible"] if len(table) and table["feasible"].all() else []
     shown = table[_read_first([name for name in table.columns if name not in constant])]
     caption = "click a column to sort; STOPPED trials were stopped early by the scheduler"
