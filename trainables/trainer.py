@@ -30,6 +30,7 @@ from trainables.augmentation import RecordSeeds, augment_records, mix_records
 from trainables.config import TrainConfig, check_config
 from trainables.early_stopping import EarlyStopping
 from trainables.evaluation import Evaluation, assess, predict
+from trainables.guidance import Guidance, NoGuidance
 from trainables.losses import Criterion, build_criterion, targets_from_labels
 from trainables.memory import PeakMemory
 from trainables.metrics import import_torchmetrics, macro_names
@@ -40,18 +41,23 @@ from trainables.standardise import fit_output_units
 from trainables.trial import State, Trial
 
 
-def fit(model: nn.Module, config: TrainConfig, dataset: Dataset, trial: Trial) -> None:
+def fit(
+    model: nn.Module, config: TrainConfig, dataset: Dataset, trial: Trial, guidance: Guidance | None = None
+) -> None:
     """Train `model` in place until `config.epochs`, early stopping or `TrialStopped`, reporting every epoch.
 
     Starts from the trial's last checkpoint where it has one. Reports the numbers that `reports` names. The state
     given to `trial.report` holds the live tensors: save it or copy it before the next epoch.
+
+    Args:
+        guidance: what the method adds to each step; None: nothing.
 
     Raises:
         ValueError: `config` does not fit the data set, or a split has no records.
         FloatingPointError: a training loss or a validation answer is not finite.
         TrialStopped: from `trial.report`.
     """
-    learner = _Learner.build(model, config, dataset, trial)
+    learner = _Learner.build(model, config, dataset, trial, guidance or NoGuidance())
     first_epoch = learner.restore(trial.restore()) + 1
     forward = across_ranks(learner.model, trial)
     import_torchmetrics()
@@ -71,6 +77,7 @@ def fit(model: nn.Module, config: TrainConfig, dataset: Dataset, trial: Trial) -
                 "epoch_s": time.perf_counter() - start_s,
                 "peak_memory_bytes": float(memory.peak_bytes),
                 "parameters": float(learner.n_parameters),
+                "trainable_parameters": float(learner.n_trainable),
             }
             trial.report(epoch, metrics, partial(learner.state, epoch, evaluation))
 
@@ -79,8 +86,8 @@ def reports(task: Task) -> frozenset[str]:
     """Return the names of what `fit` reports every epoch; a metric that the validation records leave undefined is
     absent from a report."""
     scores = {f"val/{name}" for name in macro_names(task)}
-    own = {"train/loss", "val/loss", "val/classes_left_out", "lr", "epoch_s", "peak_memory_bytes", "parameters"}
-    return frozenset(scores | own)
+    own = {"train/loss", "val/loss", "val/classes_left_out", "lr", "epoch_s", "peak_memory_bytes"}
+    return frozenset(scores | own | {"parameters", "trainable_parameters"})
 
 
 @dataclass
@@ -94,9 +101,10 @@ class _Learner:
     optimizer: Optimizer
     lr: LearningRate
     stopping: EarlyStopping
+    guidance: Guidance
 
     @staticmethod
-    def build(model: nn.Module, config: TrainConfig, dataset: Dataset, trial: Trial) -> _Learner:
+    def build(model: nn.Module, config: TrainConfig, dataset: Dataset, trial: Trial, guidance: Guidance) -> _Learner:
         epochs = _checked_epochs(config, dataset)
         labels_NK = dataset.train.labels_NK
         if dataset.label_set.task == "regression":
@@ -107,14 +115,19 @@ class _Learner:
             epochs=epochs,
             model=model,
             criterion=build_criterion(config, dataset.label_set, labels_NK).to(trial.device),
-            optimizer=build_optimizer(config, model),
+            optimizer=build_optimizer(config, model, guidance.lr_scale),
             lr=LearningRate(config, -(-dataset.train.n_records // config.batch_size), epochs),
             stopping=EarlyStopping.from_config(config),
+            guidance=guidance,
         )
 
     @property
     def n_parameters(self) -> int:
         return sum(parameter.numel() for parameter in self.model.parameters())
+
+    @property
+    def n_trainable(self) -> int:
+        return sum(parameter.numel() for parameter in self.model.parameters() if parameter.requires_grad)
 
     def end_epoch(self, train_loss: float, val_loss: float) -> None:
         self.lr.end_epoch(val_loss)
@@ -127,6 +140,7 @@ class _Learner:
             "optimizer": self.optimizer.state_dict(),
             "lr": self.lr.state(),
             "stopping": self.stopping.state(),
+            "guidance": self.guidance.state(),
             "thresholds": evaluation.thresholds_K.tolist(),
         }
 
@@ -138,6 +152,7 @@ class _Learner:
         self.optimizer.load_state_dict(state["optimizer"])
         self.lr.load(state["lr"])
         self.stopping.load(state["stopping"])
+        self.guidance.load(state["guidance"])
         return int(state["epoch"])
 
 
@@ -167,6 +182,7 @@ def _train_epoch(
     for number, (ecg_BLT, targets_BK) in enumerate(_prepared(batches, learner.config, dataset, trial, epoch)):
         lr = learner.lr.apply(learner.optimizer, step + number)
         sums.append(_train_step(learner, forward, ecg_BLT, targets_BK, trial.world_size))
+        learner.guidance.after_step(step + number + 1, learner.lr.steps_per_epoch * learner.epochs)
     return _mean_loss(sum_over_ranks(torch.stack(sums), trial.world_size), epoch), lr
 
 
@@ -202,6 +218,7 @@ def _train_step(learner: _Learner, forward: nn.Module, ecg_BLT: Tensor, targets_
             piece_loss = criterion.total(logits_BK.float(), piece[1])
             (piece_loss * scale).backward()  # type: ignore[no-untyped-call]
         loss += piece_loss.detach()
+    learner.guidance.after_backward()
     if config.clip_norm is not None:
         nn.utils.clip_grad_norm_(learner.model.parameters(), config.clip_norm)
     learner.optimizer.step()
@@ -277,4 +294,4 @@ def _flat(evaluation: Evaluation) -> dict[str, float]:
 
 
 def _size_bytes(model: nn.Module) -> int:
-    return sum(tensor.nbytes for tensor in model.state_dict().values())
+    return sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers()))

@@ -12,8 +12,10 @@ import torch
 
 from data.dataset import Dataset, Split
 from tests.trainables.tiny_dataset import LABEL_SETS, TinySplit, tiny_dataset
+from trainables.guidance import NoGuidance
 from trainables.plain_trial import PlainTrial
-from trainables.supervised import SupervisedConfig, train
+from trainables.supervised import SupervisedConfig, build_model, train
+from trainables.trainer import fit
 from trainables.trial import TrialStopped
 
 MEASURED = {"epoch_s", "peak_memory_bytes"}
@@ -183,3 +185,42 @@ def test_the_loss_curve_is_the_one_on_record() -> None:
 
 
 GOLDEN = [(0.52433, 0.37182), (0.28250, 0.24229), (0.21764, 0.21953)]
+
+
+class Recorder(NoGuidance):
+    """Zeroes every gradient, and counts the steps."""
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        self.model, self.steps = model, list[tuple[int, int]]()
+
+    def after_backward(self) -> None:
+        for parameter in self.model.parameters():
+            assert parameter.grad is not None
+            parameter.grad.zero_()
+
+    def after_step(self, step: int, n_steps: int) -> None:
+        self.steps.append((step, n_steps))
+
+    def state(self) -> dict[str, Any]:
+        return {"n": len(self.steps)}
+
+    def load(self, state: dict[str, Any]) -> None:
+        self.steps = [(0, 0)] * state["n"]
+
+
+def test_guidance_sees_every_gradient_and_step_and_is_kept_in_the_checkpoint(tmp_path: Path) -> None:
+    dataset = tiny_dataset(n_train=40, n_val=20)
+    config = SupervisedConfig(**{**EXACT, "weight_decay": 0.0})
+
+    def guided(trial: PlainTrial) -> Recorder:
+        model = build_model(config, dataset.signal, dataset.label_set)
+        before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+        recorder = Recorder(model)
+        try:
+            fit(model, config, dataset, trial, recorder)
+        except TrialStopped:
+            assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+        return recorder
+
+    assert guided(PlainTrial(5, tmp_path, stop_after=2)).steps == [(step, 9) for step in range(1, 7)]
+    assert guided(PlainTrial(5, tmp_path)).steps == [(0, 0)] * 6 + [(7, 9), (8, 9), (9, 9)]
