@@ -14,19 +14,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from data.dataset import Batch, Dataset, Task
 from trainables.augmentation import RecordSeeds, augment_records, mix_records
+from trainables.batch_norm import fitting
 from trainables.config import TrainConfig, check_config
 from trainables.early_stopping import EarlyStopping
 from trainables.evaluation import Evaluation, assess, predict
@@ -37,23 +37,29 @@ from trainables.optimisation import LearningRate, build_optimizer
 from trainables.ranks import across_ranks, share_buffers, sum_over_ranks, synchronise_batch_norm
 from trainables.seeds import Use, derive_seed
 from trainables.standardise import fit_output_units
+from trainables.step import BuildStep, Step
 from trainables.trial import State, Trial
 
 
-def fit(model: nn.Module, config: TrainConfig, dataset: Dataset, trial: Trial) -> None:
+def fit(
+    model: nn.Module, config: TrainConfig, dataset: Dataset, trial: Trial, build_step: BuildStep | None = None
+) -> None:
     """Train `model` in place until `config.epochs`, early stopping or `TrialStopped`, reporting every epoch.
 
     Starts from the trial's last checkpoint where it has one. Reports the numbers that `reports` names. The state
     given to `trial.report` holds the live tensors: save it or copy it before the next epoch.
+
+    Args:
+        build_step: builds what finds each step's gradient and adds to the reports; None: back-propagation.
 
     Raises:
         ValueError: `config` does not fit the data set, or a split has no records.
         FloatingPointError: a training loss or a validation answer is not finite.
         TrialStopped: from `trial.report`.
     """
-    learner = _Learner.build(model, config, dataset, trial)
+    learner = _Learner.build(model, config, dataset, trial, build_step)
     first_epoch = learner.restore(trial.restore()) + 1
-    forward = across_ranks(learner.model, trial)
+    forward = across_ranks(learner.model, trial) if learner.step is None else learner.model
     import_torchmetrics()
     with PeakMemory(trial.device, held_bytes=_size_bytes(learner.model)) as memory:
         for epoch in range(first_epoch, learner.epochs + 1):
@@ -71,6 +77,7 @@ def fit(model: nn.Module, config: TrainConfig, dataset: Dataset, trial: Trial) -
                 "epoch_s": time.perf_counter() - start_s,
                 "peak_memory_bytes": float(memory.peak_bytes),
                 "parameters": float(learner.n_parameters),
+                **({} if learner.step is None else learner.step.metrics()),
             }
             trial.report(epoch, metrics, partial(learner.state, epoch, evaluation))
 
@@ -94,22 +101,28 @@ class _Learner:
     optimizer: Optimizer
     lr: LearningRate
     stopping: EarlyStopping
+    step: Step | None
 
     @staticmethod
-    def build(model: nn.Module, config: TrainConfig, dataset: Dataset, trial: Trial) -> _Learner:
+    def build(
+        model: nn.Module, config: TrainConfig, dataset: Dataset, trial: Trial, build_step: BuildStep | None
+    ) -> _Learner:
         epochs = _checked_epochs(config, dataset)
         labels_NK = dataset.train.labels_NK
         if dataset.label_set.task == "regression":
             fit_output_units(model, labels_NK)
         model = synchronise_batch_norm(model.to(trial.device), trial)
+        criterion = build_criterion(config, dataset.label_set, labels_NK).to(trial.device)
+        lr = LearningRate(config, -(-dataset.train.n_records // config.batch_size), epochs)
         return _Learner(
             config=config,
             epochs=epochs,
             model=model,
-            criterion=build_criterion(config, dataset.label_set, labels_NK).to(trial.device),
+            criterion=criterion,
             optimizer=build_optimizer(config, model),
-            lr=LearningRate(config, -(-dataset.train.n_records // config.batch_size), epochs),
+            lr=lr,
             stopping=EarlyStopping.from_config(config),
+            step=None if build_step is None else build_step(model, criterion, lr.steps_per_epoch * epochs),
         )
 
     @property
@@ -128,6 +141,7 @@ class _Learner:
             "lr": self.lr.state(),
             "stopping": self.stopping.state(),
             "thresholds": evaluation.thresholds_K.tolist(),
+            **({} if self.step is None else {"step": self.step.state()}),
         }
 
     def restore(self, state: State | None) -> int:
@@ -138,6 +152,8 @@ class _Learner:
         self.optimizer.load_state_dict(state["optimizer"])
         self.lr.load(state["lr"])
         self.stopping.load(state["stopping"])
+        if self.step is not None:
+            self.step.load(state["step"])
         return int(state["epoch"])
 
 
@@ -163,21 +179,31 @@ def _train_epoch(
         rank=trial.rank,
         world_size=trial.world_size,
     )
-    sums, lr, step = [], 0.0, (epoch - 1) * learner.lr.steps_per_epoch
-    for number, (ecg_BLT, targets_BK) in enumerate(_prepared(batches, learner.config, dataset, trial, epoch)):
-        lr = learner.lr.apply(learner.optimizer, step + number)
-        sums.append(_train_step(learner, forward, ecg_BLT, targets_BK, trial.world_size))
+    sums, lr = [], 0.0
+    prepared = _prepared(batches, learner, dataset, trial, epoch)
+    for number, (ecg_BLT, targets_BK) in enumerate(prepared, start=(epoch - 1) * learner.lr.steps_per_epoch):
+        lr = learner.lr.apply(learner.optimizer, number)
+        learner.optimizer.zero_grad()
+        if learner.step is None:
+            sums.append(_back_propagate(learner, forward, ecg_BLT, targets_BK, trial.world_size))
+        else:
+            sums.append(learner.step.gradient(ecg_BLT, targets_BK, number))
+        if learner.config.clip_norm is not None:
+            nn.utils.clip_grad_norm_(learner.model.parameters(), learner.config.clip_norm)
+        learner.optimizer.step()
     return _mean_loss(sum_over_ranks(torch.stack(sums), trial.world_size), epoch), lr
 
 
 def _prepared(
-    batches: Iterator[Batch], config: TrainConfig, dataset: Dataset, trial: Trial, epoch: int
+    batches: Iterator[Batch], learner: _Learner, dataset: Dataset, trial: Trial, epoch: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield augmented ecg_BLT and targets_BK on the trial's device."""
-    seeds = RecordSeeds.of_epoch(trial.seed, epoch)
+    config, seeds = learner.config, RecordSeeds.of_epoch(trial.seed, epoch)
     for number, batch in enumerate(batches):
         ecg_BLT = augment_records(batch, config, dataset.signal.fs_hz, seeds)
         targets_BK = targets_from_labels(batch.labels_BK, dataset.label_set).numpy()
+        if learner.step is not None:
+            targets_BK = learner.step.targets(targets_BK)
         ecg_BLT, targets_BK = mix_records(ecg_BLT, targets_BK, config, trial.seed, epoch, number, trial.rank)
         yield _to_device(ecg_BLT, trial.device), _to_device(targets_BK, trial.device)
 
@@ -187,24 +213,22 @@ def _to_device(array: np.ndarray, device: torch.device) -> Tensor:
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
 
 
-def _train_step(learner: _Learner, forward: nn.Module, ecg_BLT: Tensor, targets_BK: Tensor, world_size: int) -> Tensor:
-    """Take one optimiser step; return (sum of losses, sum of weights) of this rank's share."""
+def _back_propagate(
+    learner: _Learner, forward: nn.Module, ecg_BLT: Tensor, targets_BK: Tensor, world_size: int
+) -> Tensor:
+    """Find the gradient of the mean loss; return (sum of losses, sum of weights) of this rank's share."""
     config, criterion = learner.config, learner.criterion
     weight = criterion.weight(targets_BK)
     # DDP averages the ranks' gradients: times world_size gives their sum, over the weight of the whole batch.
     scale = world_size / sum_over_ranks(weight, world_size).clamp(min=1e-12)
-    learner.optimizer.zero_grad()
     loss = torch.zeros((), device=ecg_BLT.device)
     for piece, is_last in _pieces(ecg_BLT, targets_BK, config.accumulate_steps, world_size):
-        with _gradients_stay_here(forward, unless=is_last), _batch_norm_fits(learner.model, len(piece[0])):
+        with _gradients_stay_here(forward, unless=is_last), fitting(learner.model, len(piece[0])):
             with torch.autocast(ecg_BLT.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
                 logits_BK = forward(piece[0])
             piece_loss = criterion.total(logits_BK.float(), piece[1])
             (piece_loss * scale).backward()  # type: ignore[no-untyped-call]
         loss += piece_loss.detach()
-    if config.clip_norm is not None:
-        nn.utils.clip_grad_norm_(learner.model.parameters(), config.clip_norm)
-    learner.optimizer.step()
     return torch.stack([loss, weight])
 
 
@@ -228,20 +252,6 @@ def _gradients_stay_here(forward: nn.Module, unless: bool) -> AbstractContextMan
         return nullcontext()
     local: AbstractContextManager[None] = forward.no_sync()
     return local
-
-
-@contextmanager
-def _batch_norm_fits(model: nn.Module, n_records: int) -> Iterator[None]:
-    """Let batch norm use its running statistics for a piece that is too small to have any."""
-    norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and not isinstance(m, nn.SyncBatchNorm)]
-    frozen = [norm for norm in norms if norm.training] if n_records < 2 else []
-    for norm in frozen:
-        norm.eval()
-    try:
-        yield
-    finally:
-        for norm in frozen:
-            norm.train()
 
 
 def _mean_loss(sums_S2: Tensor, epoch: int) -> float:
