@@ -3,7 +3,7 @@
 The original's target is "any label", and as its records all have one, sinus rhythm among them, it is always 1. Here a
 record is abnormal where it has a label that is not a normal one.
 
-N, B: records, K: label columns.
+N: records, K: labels.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from data.dataset import LabelSet
 
-NORMAL_NAMES = ("NORM", "NSR", "SR", "normal", "normal_ecg", "sinus rhythm")
+NORMAL_NAMES = ("NORM", "NSR", "SR", "normal", "normal_ecg", "sinus")
 """What the label sets of this project call a normal record or rhythm; upper and lower case are alike."""
 
 Array = NDArray[np.float32]
@@ -48,12 +48,16 @@ class Abnormality:
         known = {name.lower() for name in NORMAL_NAMES}
         return Abnormality(label_set, tuple(name.lower() in known for name in label_set.names))
 
-    def targets(self, labels_NK: Array) -> Array:
-        """Return abnormal_N1 of stored labels: 1 where a record has a label that is not normal, 0 elsewhere."""
-        normal_K = np.array(self.normal_K)
+    def of_labels(self, labels_NK: Array) -> Array:
+        """Return abnormal_N of stored labels: 1 where a record has a label that is not normal, 0 elsewhere."""
         if self.label_set.task == "multiclass":
-            return (~normal_K[labels_NK[:, 0].astype(np.int64)])[:, None].astype(np.float32)
-        return (labels_NK[:, ~normal_K] > 0.5).any(axis=1, keepdims=True).astype(np.float32)
+            return self.of_targets(np.eye(self.label_set.n_outputs, dtype=np.float32)[labels_NK[:, 0].astype(np.int64)])
+        return self.of_targets(labels_NK)
+
+    def of_targets(self, targets_NK: Array) -> Array:
+        """Return abnormal_N of targets, in which classes are rows of 0 and 1."""
+        abnormal_NK = targets_NK[:, ~np.array(self.normal_K)] > 0.5
+        return np.asarray(abnormal_NK.any(axis=1), np.float32)
 
     def check(self, labels_NK: Array) -> None:
         """Refuse training records that are all normal or all abnormal: the head would learn a constant.
@@ -61,10 +65,10 @@ class Abnormality:
         Raises:
             ValueError: they are.
         """
-        abnormal_N1 = self.targets(labels_NK)
-        if abnormal_N1.min(initial=1) < abnormal_N1.max(initial=0):
+        abnormal_N = self.of_labels(labels_NK)
+        if abnormal_N.min(initial=1) < abnormal_N.max(initial=0):
             return
-        which = "abnormal" if abnormal_N1.any() else "normal"
+        which = "abnormal" if abnormal_N.any() else "normal"
         normal = ", ".join(
             name for name, is_normal in zip(self.label_set.names, self.normal_K, strict=True) if is_normal
         )
@@ -75,9 +79,9 @@ class Abnormality:
         )
 
 
-def resolve_threshold(positive_threshold: float | Literal["prevalence"], abnormal_N1: Array) -> float:
+def resolve_threshold(positive_threshold: float | Literal["prevalence"], abnormal_N: Array) -> float:
     """Return the probability above which a record counts as abnormal: the number, or the share of abnormal records.
 
     The original takes the classes' mean prevalence, which is no share of abnormal records.
     """
-    return float(abnormal_N1.mean()) if positive_threshold == "prevalence" else positive_threshold
+    return float(abnormal_N.mean()) if positive_threshold == "prevalence" else positive_threshold
