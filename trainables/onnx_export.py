@@ -96,6 +96,7 @@ def serialise(model: nn.Module, signal: Signal, output_name: str = "logits") -> 
         shape_checks = r"(torch\.nn\.(modules\.rnn|functional)|transformers\.integrations\.sdpa_attention)"
         warnings.filterwarnings("ignore", category=torch.jit.TracerWarning, module=shape_checks)  # type: ignore[attr-defined]
         warnings.filterwarnings("ignore", "Exporting a model to ONNX with a batch_size other than 1", UserWarning)
+        warnings.filterwarnings("ignore", "Constant folding - Only steps=1", UserWarning)  # attention reads its scale
         torch.onnx.export(
             model,
             (example_BLT,),
