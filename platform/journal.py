@@ -108,7 +108,7 @@ class TrialRecord:
     params: dict[str, Any]  # the resolved configuration, flat dotted keys
     sampled: dict[str, Any]  # the part of it that the sampler chose
     distributions: dict[str, str]  # Optuna's JSON for each sampled parameter
-    static: dict[str, float]  # quantities known before training: parameters, onnx_bytes
+    static: dict[str, float]  # quantities known before training: onnx_bytes and others
     system_attrs: dict[str, Any]
     proposed_s: float
     state: TrialState = "PROPOSED"

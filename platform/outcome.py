@@ -21,10 +21,11 @@ from platform.journal import Journal, SweepRecord, TrialRecord
 from platform.leaderboard import leaderboard, write_leaderboard
 from platform.method_outcomes import METHOD_OUTCOMES
 from platform.mlflow_model import MLFLOW_FOLDER, save_mlflow_model
-from platform.report import ReportInput, TestResult, write_report
+from platform.report import ReportInput, write_report
 from platform.spec import Spec
 from platform.study import spawn_seed
 from platform.study_db import Objectives, outcome_values
+from platform.test_result import TestResult
 from platform.trained_model import BEST_FOLDER, CARD_NAME, WEIGHTS_NAME, read_trained_model
 from trainables.checkpoint import save_weights, write_whole
 from trainables.evaluation import evaluate

@@ -14,6 +14,11 @@ from trainables.trial import Trial
 LABELLED: frozenset[Task] = frozenset({"binary", "multilabel", "multiclass", "regression"})
 
 
+def as_it_is(model: nn.Module) -> nn.Module:
+    """Return `model`: what is trained is what is used."""
+    return model
+
+
 @dataclass(frozen=True)
 class Method:
     """One row of `trainables.methods.METHODS`; all pass the contract test, `tests/trainables/test_method_contract.py`.
@@ -23,6 +28,8 @@ class Method:
         build_model: (config, signal, label_set) -> module that maps ecg_BLT (float32, preprocessed) to logits_BK.
         train: (config, dataset, trial) trains until `config.epochs` or `TrialStopped`, reporting every epoch.
         reports: task -> names of the numbers in every report, so that a search can be checked before it starts.
+        finish: a built or trained model -> the one that evaluation, export and ONNX use, with the same answers; may
+            change its argument, and take one on the meta device. Adapters are merged into their layers here.
         tasks: what it learns from; `unlabelled` for pretraining, whose model maps ecg_BLT to embeddings_BH instead, and
             whose sweeps look at no test fold.
     """
@@ -32,6 +39,7 @@ class Method:
     build_model: Callable[[Any, Signal, LabelSet], nn.Module]
     train: Callable[[Any, Dataset, Trial], None]
     reports: Callable[[Task], frozenset[str]]
+    finish: Callable[[nn.Module], nn.Module] = as_it_is
     tasks: frozenset[Task] = LABELLED
 
     def check_task(self, task: Task) -> None:
