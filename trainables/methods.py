@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from trainables.contrastive_pretrain import CONTRASTIVE_PRETRAIN
+from trainables.hubert_ecg import HUBERT_ECG
 from trainables.hubert_ecg_pretrain import HUBERT_ECG_PRETRAIN
 from trainables.method import Method
 from trainables.supervised import SUPERVISED
 
-METHODS: dict[str, Method] = {method.name: method for method in (SUPERVISED, HUBERT_ECG_PRETRAIN, CONTRASTIVE_PRETRAIN)}
+METHODS: dict[str, Method] = {
+    method.name: method for method in (SUPERVISED, HUBERT_ECG, HUBERT_ECG_PRETRAIN, CONTRASTIVE_PRETRAIN)
+}

@@ -47,6 +47,10 @@ TINY = {
         params={"model": "cnn", "channels": 16, "depth": 3, "epochs": 4, "batch_size": 16, "lr": 1e-2},
         exact={"norm": "layer", "dropout": 0.0},
     ),
+    "hubert_ecg": Tiny(
+        params={"size": "tiny", "epochs": 4, "batch_size": 16, "lr": 2e-3},
+        exact={"dropout": 0.0, "encoder_dropout": 0.0},
+    ),
 }
 
 # Pretraining has a contract of its own: tests/trainables/pretraining/test_pretraining_contract.py.

@@ -23,7 +23,7 @@ from trainables.backbones.architecture import Architecture, build_network
 from trainables.pretraining.config import PretrainConfig
 from trainables.pretraining.masks import RecordStreams, draw_masks
 from trainables.pretraining.trainer import Part, Prepared, Role
-from trainables.token_encoder import conv_features, encode, lay_out, mean_of_tokens, valid_tokens
+from trainables.token_encoder import conv_features, encode, lay_out, mean_of_tokens, set_dropout, valid_tokens
 
 TEMPERATURE = 0.1
 PART_NAMES = ("masked_loss", "unmasked_loss", "masked_accuracy", "unmasked_accuracy")
@@ -61,8 +61,7 @@ class MaskedPrediction(nn.Module):
         super().__init__()
         self.architecture, self.n_tokens, self.layerdrop = architecture, n_tokens, config.layerdrop
         self.hubert: Any = build_network(architecture, config.dropout)
-        for layer in self.hubert.encoder.layers:
-            layer.feed_forward.intermediate_dropout.p = config.dropout
+        set_dropout(self.hubert, config.dropout)
         self.final_dropout = nn.Dropout(config.dropout)
         self.projector = nn.ModuleList(
             ClusterHead(architecture.hidden_size, head_size, number) for number in num_clusters
