@@ -109,11 +109,6 @@ class Codebook:
             ) from None
 
 
-def codebook_folder(root: Path, feature_type: str, num_clusters: int) -> Path:
-    """Return where a codebook of some features lies among those of a store."""
-    return root / f"{feature_type}-{num_clusters}"
-
-
 def unit_rows(features_MD: NDArray[np.float32]) -> NDArray[np.float32]:
     """Return every row at unit length; a row of zeros stays."""
     norm_M1 = np.linalg.norm(features_MD, axis=1, keepdims=True)

@@ -8,8 +8,10 @@ N: records, F: tokens, D: features, M: tokens of several records together.
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -36,6 +38,7 @@ SLAB_RECORDS: Final = 64  # in memory at once: 12 leads of 5 s at 500 Hz with th
 ROW_GROUP_RECORDS: Final = 16  # what a random read takes at once
 
 Role = Literal["train", "val"]
+Progress = Callable[[int, int], None]
 
 
 class Part(BaseModel):
@@ -142,6 +145,10 @@ class _Writer:
 
     def write(self, work: _Work) -> Part:
         name = f"{Path(self.plan.shards[work.shard].file).stem}-{work.role}.parquet"
+        part = Part(file=name, role=work.role, n_records=len(work.row_R))
+        if (self.folder / name).exists():  # an earlier process, which was killed later, has written it
+            return part
+        partial_path = self.folder / f"{name}.partial"
         writer = None
         for start in range(0, len(work.row_R), SLAB_RECORDS):
             rows = slice(start, start + SLAB_RECORDS)
@@ -150,12 +157,13 @@ class _Writer:
             table = _table(work.record_ids[rows], self.extract(ecg_RLT, lengths))
             if writer is None:
                 writer = pq.ParquetWriter(
-                    self.folder / name, table.schema, compression="zstd", use_dictionary=False, write_statistics=False
+                    partial_path, table.schema, compression="zstd", use_dictionary=False, write_statistics=False
                 )
             writer.write_table(table, row_group_size=ROW_GROUP_RECORDS)
         assert writer is not None, "a role without records in a shard is no work"
         writer.close()
-        return Part(file=name, role=work.role, n_records=len(work.row_R))
+        os.replace(partial_path, self.folder / name)
+        return part
 
 
 @dataclass(frozen=True)
@@ -170,7 +178,13 @@ class _Work:
 
 
 def write_features(
-    config: DataConfig, extract: Extract, made_by: dict[str, Any], out: Path, *, parallel: bool = True
+    config: DataConfig,
+    extract: Extract,
+    made_by: dict[str, Any],
+    out: Path,
+    *,
+    parallel: bool = True,
+    progress: Progress | None = None,
 ) -> FeatureStore:
     """Compute the features of a store's training and validation records, and write them to the folder `out`.
 
@@ -178,6 +192,7 @@ def write_features(
         extract: from a slab of preprocessed records to their features; the same for every record in any slab.
         made_by: what `extract` is, in JSON's types; kept in the manifest.
         parallel: through Ray Data, in the Ray that runs or one of its own; else in this process.
+        progress: called with (files written, files in all).
 
     Raises:
         ValueError: as `data.loading.describe`; the chain ends with a z-score over all records; `out` is not empty.
@@ -191,7 +206,12 @@ def write_features(
     made = {**made_by, "store": read_manifest(plan.store).fingerprint}
     with new_folder(out, json.dumps(made, sort_keys=True)) as folder:
         write = _Writer(plan, extract, folder).write
-        parts = sorted(_write_parallel(write, work) if parallel else map(write, work), key=lambda part: part.file)
+        parts = []
+        for part in _write_parallel(write, work) if parallel else map(write, work):
+            parts.append(part)
+            if progress is not None:
+                progress(len(parts), len(work))
+        parts.sort(key=lambda part: part.file)
         n_features = _n_features(folder, parts[0], _grid(plan))
         manifest = FeatureManifest(
             made_by=made_by,
@@ -204,6 +224,16 @@ def write_features(
         write_whole(folder / MANIFEST_NAME, manifest.model_dump_json(indent=2) + "\n")
         (folder / REQUEST_NAME).unlink()
     return FeatureStore.open(out)
+
+
+def feature_folder(config: DataConfig, made_by: dict[str, Any]) -> Path:
+    """Return where features lie beside their store: a folder for everything that decides their numbers."""
+    steps = [step.model_dump(mode="json", exclude_none=True) for step in config.preprocess]
+    roles = config.model_dump_json(include={"folds", "k_fold", "seed", "finetune_label_ratio", "skip_bad_records"})
+    store = Path(config.store)
+    decided = json.dumps([made_by, steps, roles, read_manifest(store).fingerprint], sort_keys=True)
+    name = made_by.get("feature_type", "features")
+    return store.with_name(f"{store.name}.features") / f"{name}-{hashlib.sha256(decided.encode()).hexdigest()[:8]}"
 
 
 def _grid(plan: Plan) -> TokenGrid:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from platform.finished_sweep import Findings, FinishedSweep
+from platform.hubert_ecg_outcome import conclude_fine_tuning, conclude_pretraining
 
 
 @dataclass(frozen=True)
@@ -26,4 +27,7 @@ class MethodOutcome:
     cell: Callable[[Mapping[str, Any]], str] | None = None
 
 
-METHOD_OUTCOMES: dict[str, MethodOutcome] = {}
+METHOD_OUTCOMES: dict[str, MethodOutcome] = {
+    "hubert_ecg": MethodOutcome(conclude_fine_tuning),
+    "hubert_ecg_pretrain": MethodOutcome(conclude_pretraining),
+}

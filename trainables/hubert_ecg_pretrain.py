@@ -1,9 +1,8 @@
-"""HuBERT-ECG's pretraining: masked prediction of the clusters that `hubert_ecg_clusters` made of token features."""
+"""HuBERT-ECG's pretraining: masked prediction of the clusters that the step `hubert_ecg_clusters` made."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from itertools import product
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, ClassVar, Final, Literal
@@ -14,7 +13,7 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 from torch import nn
 
-from data.codebook import codebook_folder, read_labels
+from data.codebook import Codebook, read_labels
 from data.dataset import Dataset, LabelSet, Signal, Split, Task
 from trainables.hubert_ecg_encoder import SHAPES, HubertEcgSize, hubert_ecg_architecture
 from trainables.hubert_ecg_weights import load_encoder
@@ -32,12 +31,11 @@ PRESETS: Final[Mapping[str, Mapping[str, Any]]] = MappingProxyType(
     {
         "guide": {
             "epochs": 100, "batch_size": 32, "lr": 1e-4, "mask_prob": 0.15, "num_clusters": 100,
-            "feature_type": "mfcc",
         },
         "paper": {
             "batch_size": 448, "lr": 5e-5, "beta2": 0.98, "adam_eps": 1e-9, "weight_decay": 0.01,
             "schedule": "linear", "precision": "bf16", "mask_prob": 0.33, "mask_span": 1, "min_masks": 2,
-            "masked_weight": 1.0, "unmasked_weight": 0.0, "num_clusters": 100, "feature_type": "mfcc",
+            "masked_weight": 1.0, "unmasked_weight": 0.0, "num_clusters": 100,
             "early_stopping": "plateau", "patience": 10, "min_delta": 1e-3, "dropout": 0.1, "layerdrop": 0.1,
         },
     }
@@ -55,19 +53,14 @@ class HubertEcgPretrainConfig(PretrainConfig):
         "guide; paper: its article's code (layerdrop 0.1 is for small and base, large has 0).",
     )
     size: HubertEcgSize = Field("tiny", description="Width and depth; tiny is for a CPU, the others are published.")
-    codebooks: str | None = Field(
+    codebooks: str | Annotated[tuple[str, ...], Field(strict=False, min_length=1)] | None = Field(
         None,
-        description="Folder in which each codebook has a folder FEATURES-CLUSTERS, e.g. mfcc-100, with its labels; "
-        "required.",
+        description="Folder of a codebook and its labels, as the step hubert_ecg_clusters leaves it; of several, "
+        "all are predicted at once; required.",
     )
-    feature_type: str | Annotated[tuple[str, ...], Field(strict=False, min_length=1)] = Field(
-        "mfcc",
-        description="Features that the clusters are of: time_freq, mfcc, mixed, or the name of an encoder's layer; of "
-        "several, all are predicted at once.",
-    )
-    num_clusters: Clusters | Annotated[tuple[Clusters, ...], Field(strict=False, min_length=1)] = Field(
-        100,
-        description="Clusters of the codebook; of several, one codebook each is predicted at once.",
+    num_clusters: Clusters | None = Field(
+        None,
+        description="Clusters that every codebook must have; null: as many as it has.",
         json_schema_extra={"unit": "clusters"},
     )
     masked_weight: float = Field(1.0, ge=0, description="Weight of the masked tokens' cross-entropy in the loss.")
@@ -80,11 +73,19 @@ class HubertEcgPretrainConfig(PretrainConfig):
         return self
 
     @property
-    def targets(self) -> tuple[tuple[str, int], ...]:
-        """Each codebook's features and number of clusters."""
-        features = (self.feature_type,) if isinstance(self.feature_type, str) else self.feature_type
-        clusters = (self.num_clusters,) if isinstance(self.num_clusters, int) else self.num_clusters
-        return tuple(product(features, clusters))
+    def folders(self) -> tuple[Path, ...]:
+        """The folders of the codebooks.
+
+        Raises:
+            ValueError: none is given.
+        """
+        if self.codebooks is None:
+            raise ValueError(
+                "codebooks is required: a folder that searchspaces/hubert_ecg_clusters.yaml leaves, or in a chain "
+                "codebooks: {from: clusters.codebook}"
+            )
+        names = (self.codebooks,) if isinstance(self.codebooks, str) else self.codebooks
+        return tuple(Path(name) for name in names)
 
 
 def build_model(config: HubertEcgPretrainConfig, signal: Signal, label_set: LabelSet) -> nn.Module:
@@ -98,7 +99,7 @@ def build_model(config: HubertEcgPretrainConfig, signal: Signal, label_set: Labe
         architecture,
         count_tokens(architecture, len(signal.lead_names), signal.n_timesteps),
         SHAPES[config.size].head_size,
-        [number for _, number in config.targets],
+        [_count_clusters(config, folder) for folder in config.folders],
         config,
         (config.masked_weight, config.unmasked_weight),
     )
@@ -122,16 +123,17 @@ def train(config: HubertEcgPretrainConfig, dataset: Dataset, trial: Trial) -> No
     pretrain(model, prepare, config, dataset, trial, {"val/chance": chance(labels["val"])})
 
 
+def _count_clusters(config: HubertEcgPretrainConfig, folder: Path) -> int:
+    found = Codebook.load(folder).num_clusters
+    if config.num_clusters not in (None, found):
+        raise ValueError(f"{folder} has {found} clusters, but num_clusters is {config.num_clusters}; leave it out")
+    return found
+
+
 def _labels(config: HubertEcgPretrainConfig, split: Split, n_tokens: int) -> NDArray[np.int16]:
     """Return labels_NEJ of a split's records."""
-    if config.codebooks is None:
-        raise ValueError(
-            "codebooks is required: the folder that searchspaces/hubert_ecg_clusters.yaml writes, "
-            "e.g. codebooks: stores/NAME.codebooks"
-        )
-    folders = [codebook_folder(Path(config.codebooks), *target) for target in config.targets]
-    labels = [read_labels(folder, split.record_ids) for folder in folders]
-    for folder, labels_NE in zip(folders, labels, strict=True):
+    labels = [read_labels(folder, split.record_ids) for folder in config.folders]
+    for folder, labels_NE in zip(config.folders, labels, strict=True):
         if labels_NE.shape[1] != n_tokens:
             raise ValueError(
                 f"{folder} has {labels_NE.shape[1]} tokens a record, but these records have {n_tokens}; "

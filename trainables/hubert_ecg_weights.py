@@ -6,6 +6,7 @@ The published checkpoints (huggingface.co/Edoardo-BS/hubert-ecg-{small,base,larg
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import pickle
 import re
@@ -94,6 +95,12 @@ def weights_file(weights: str) -> Path:
         f"weights: {weights} is no file or folder here, nor the id of a repository (OWNER/NAME); "
         f"give one of them, {', '.join(PUBLISHED)}, or random"
     )
+
+
+def file_hash(path: Path) -> str:
+    """Return the sha256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def is_published(weights: str) -> bool:

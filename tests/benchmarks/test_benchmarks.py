@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import data_throughput, disk_formats, ingest, streaming, trial_overhead
+from benchmarks import data_throughput, disk_formats, ingest, pretrain, streaming, trial_overhead
 
 pytestmark = [
     pytest.mark.slow,
@@ -57,3 +57,11 @@ def test_disk_formats_give_back_what_was_written_in_each(tmp_path: Path, recordi
     file = tmp_path / "result.json"
     assert disk_formats.main([str(recordings / "ptbxl"), "--repeats", "1", "--json", str(file)]) == 0
     assert len(medians_of(file)) == 2 * len(disk_formats.FORMATS) + 1
+
+
+def test_pretrain_compares_features_with_loops_and_training_with_transformers(tmp_path: Path) -> None:
+    file = tmp_path / "result.json"
+    arguments = ["--repeats", "1", "--records", "200", "--loop-records", "5", "--json", str(file)]
+    assert pretrain.main(arguments) == 0
+    assert all(median > 0 for median in medians_of(file).values())
+    assert len(medians_of(file)) == 7

@@ -145,6 +145,7 @@ class _Learner:
     config: PretrainConfig
     epochs: int
     model: Any
+    weight_P: Tensor  # of the parts in the loss, on the model's device
     optimizer: Optimizer
     lr: LearningRate
     stopping: EarlyStopping
@@ -161,6 +162,7 @@ class _Learner:
             config=config,
             epochs=config.epochs,
             model=model,
+            weight_P=torch.tensor([part.weight for part in model.criterion], device=trial.device),
             optimizer=build_optimizer(config, model),
             lr=LearningRate(config, -(-dataset.train.n_records // config.batch_size), config.epochs),
             stopping=EarlyStopping.from_config(config),
@@ -225,7 +227,8 @@ def _train_step(learner: _Learner, forward: nn.Module, prepared: Prepared, world
     with _autocast(learner, prepared):
         sums_P = forward(*prepared.inputs)
     # times world_size, as gradients are averaged over the workers
-    (_loss(learner.model.criterion, sums_P, counts_P) * world_size).backward()  # type: ignore[no-untyped-call]
+    loss = (learner.weight_P * sums_P.float() / counts_P.clamp(min=1)).sum()
+    (loss * world_size).backward()  # type: ignore[no-untyped-call]
     if learner.config.clip_norm is not None:
         nn.utils.clip_grad_norm_(learner.model.parameters(), learner.config.clip_norm)
     learner.optimizer.step()
@@ -255,11 +258,6 @@ def _autocast(learner: _Learner, prepared: Prepared) -> torch.autocast:
 def _on_device(prepared: Prepared, trial: Trial) -> Prepared:
     inputs = (None if tensor is None else tensor.to(trial.device, non_blocking=True) for tensor in prepared.inputs)
     return Prepared(tuple(inputs), prepared.counts_P.to(trial.device), prepared.n_tokens)
-
-
-def _loss(criterion: Sequence[Part], sums_P: Tensor, counts_P: Tensor) -> Tensor:
-    weight_P = torch.tensor([part.weight for part in criterion], device=sums_P.device)
-    return (weight_P * sums_P.float() / counts_P.clamp(min=1)).sum()
 
 
 def _means(criterion: Sequence[Part], totals_SP2: Tensor, where: str) -> dict[str, float]:

@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from data.codebook import ClusterConfig, codebook_folder, fit_codebook, write_labels
+from data.codebook import ClusterConfig, fit_codebook, write_labels
 from data.config import DataConfig
 from data.dataset import Dataset
 from data.feature_store import write_features
@@ -22,7 +22,7 @@ MEASURED = {"epoch_s", "peak_memory_bytes", "tokens_per_s"}
 EXACT = {"dropout": 0.0}
 
 PARAMS: dict[str, dict[str, Any]] = {
-    "hubert_ecg_pretrain": {"feature_type": "time_freq", "num_clusters": (4, 8), "unmasked_weight": 0.5},
+    "hubert_ecg_pretrain": {"unmasked_weight": 0.5},
     "contrastive_pretrain": {
         "backbone": "ecg_fm", "cmsc_weight": 1.0, "lead_mask_prob": 0.5, "mask_span": 1,
         "n_negatives": 10, "code_size": 32, "codes_a_group": 20,
@@ -44,17 +44,23 @@ def make_codebooks(folder: Path) -> DataConfig:
     )
     for num_clusters in (4, 8):
         codebook = fit_codebook(features, ClusterConfig(num_clusters=num_clusters, n_init=2), passes=2)
-        out = codebook_folder(folder / "codebooks", "time_freq", num_clusters)
-        write_labels(codebook, features, out, parallel=False)
+        write_labels(codebook, features, folder / f"codebook{num_clusters}", parallel=False)
     return config
 
 
 def pretrain(name: str, folder: Path, dataset: Dataset, trial: PlainTrial, **params: Any) -> Reports:
     """Run a method for two epochs, and return its reports without what is measured."""
-    codebooks = {"codebooks": str(folder / "codebooks")} if name == "hubert_ecg_pretrain" else {}
-    config = METHODS[name].config(**{"epochs": 2, "batch_size": 16, "lr": 1e-3, **PARAMS[name], **codebooks, **params})
+    config = METHODS[name].config(**{"epochs": 2, "batch_size": 16, "lr": 1e-3, **params_of(name, folder), **params})
     METHODS[name].train(config, dataset, trial)
     return {e: {k: v for k, v in r.items() if k not in MEASURED} for e, r in trial.reports.items()}
+
+
+def params_of(name: str, folder: Path) -> dict[str, Any]:
+    """Return the parameters of a small run; masked prediction learns both codebooks at once."""
+    own: dict[str, Any] = {}
+    if name == "hubert_ecg_pretrain":
+        own = {"codebooks": tuple(str(folder / f"codebook{number}") for number in (4, 8))}
+    return {**PARAMS[name], **own}
 
 
 def dataset_of(folder: Path) -> Dataset:

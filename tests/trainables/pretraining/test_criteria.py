@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from data.codebook import PADDING
+from data.codebook import PADDING, Codebook
 from data.dataset import NO_LABELS, Batch, Signal
 from data.leads import LEADS_12
 from trainables.backbones.architecture import architecture_of
@@ -31,12 +33,13 @@ def batch_of(n_records: int = 4) -> Batch:
     return Batch(ecg_BLT, np.empty((n_records, 0), np.float32), np.arange(n_records), length_B)
 
 
-def built(**params: object) -> tuple[HubertEcgPretrainConfig, MaskedPrediction]:
-    config = HubertEcgPretrainConfig.model_validate({"num_clusters": (5, 7), "dropout": 0.0, **params})
-    torch.manual_seed(0)
-    model = build_model(config, SIGNAL, NO_LABELS)
-    assert isinstance(model, MaskedPrediction)
-    return config, model.eval()
+@pytest.fixture
+def codebooks(tmp_path: Path) -> tuple[str, str]:
+    """Codebooks of 5 and of 7 clusters."""
+    paths = (tmp_path / "five.safetensors", tmp_path / "seven.safetensors")
+    for path, number in zip(paths, (5, 7), strict=True):
+        Codebook(np.zeros((number, 3), np.float32), {}).save(path)
+    return str(paths[0]), str(paths[1])
 
 
 def labels(n_records: int = 4) -> np.ndarray:
@@ -44,8 +47,13 @@ def labels(n_records: int = 4) -> np.ndarray:
     return np.stack([rng.integers(0, 5, (n_records, 93)), rng.integers(0, 7, (n_records, 93))], axis=2).astype(np.int16)
 
 
-def test_masked_prediction_is_cross_entropy_of_cosines_over_a_tenth_summed_over_codebooks() -> None:
-    config, model = built()
+def test_masked_prediction_is_cross_entropy_of_cosines_over_a_tenth_summed_over_codebooks(
+    codebooks: tuple[str, str],
+) -> None:
+    config = HubertEcgPretrainConfig(codebooks=codebooks, dropout=0.0)
+    torch.manual_seed(0)
+    model = build_model(config, SIGNAL, NO_LABELS).eval()
+    assert isinstance(model, MaskedPrediction)
     batch, labels_NEJ = batch_of(), labels()
     prepared = LabelledTokens(config, {"val": labels_NEJ}, 0.0)(batch, "val", STREAMS)
     with torch.no_grad():
@@ -67,7 +75,7 @@ def test_masked_prediction_is_cross_entropy_of_cosines_over_a_tenth_summed_over_
 
 
 def test_counts_are_tokens_and_padding_is_none_of_them() -> None:
-    config, _ = built(mask_prob=0.33)
+    config = HubertEcgPretrainConfig(mask_prob=0.33)
     labels_NEJ = labels()
     labels_NEJ[1, 60:] = PADDING
     prepared = LabelledTokens(config, {"train": labels_NEJ}, 0.5)(batch_of(), "train", STREAMS)
@@ -77,6 +85,17 @@ def test_counts_are_tokens_and_padding_is_none_of_them() -> None:
     mask_BE, valid_BE = prepared.inputs[1], prepared.inputs[3]
     assert mask_BE is not None and valid_BE is not None
     assert not mask_BE[1, 60:].any() and not valid_BE[1, 60:].any()
+
+
+def test_codebooks_that_are_not_there_or_of_another_size_are_refused(
+    codebooks: tuple[str, str], tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match=r"codebooks is required: .*hubert_ecg_clusters\.yaml"):
+        build_model(HubertEcgPretrainConfig(), SIGNAL, NO_LABELS)
+    with pytest.raises(ValueError, match="is no codebook"):
+        build_model(HubertEcgPretrainConfig(codebooks=str(tmp_path)), SIGNAL, NO_LABELS)
+    with pytest.raises(ValueError, match="has 5 clusters, but num_clusters is 7; leave it out"):
+        build_model(HubertEcgPretrainConfig(codebooks=codebooks[0], num_clusters=7), SIGNAL, NO_LABELS)
 
 
 def test_chance_is_the_share_of_the_most_frequent_cluster() -> None:
@@ -92,8 +111,7 @@ def test_weights_that_learn_nothing_are_refused() -> None:
 @pytest.mark.parametrize(
     ("preset", "expected"),
     [
-        ("guide", {"epochs": 100, "batch_size": 32, "lr": 1e-4, "mask_prob": 0.15, "num_clusters": 100,
-                   "feature_type": "mfcc"}),
+        ("guide", {"epochs": 100, "batch_size": 32, "lr": 1e-4, "mask_prob": 0.15, "num_clusters": 100}),
         ("paper", {"batch_size": 448, "lr": 5e-5, "mask_prob": 0.33, "beta2": 0.98, "adam_eps": 1e-9,
                    "weight_decay": 0.01, "masked_weight": 1.0, "unmasked_weight": 0.0}),
     ],

@@ -11,7 +11,14 @@ import torch.distributed as dist
 from pydantic import ValidationError
 
 from data.dataset import NO_LABELS, Dataset
-from tests.trainables.pretraining.pretraining_run import EXACT, MEASURED, PARAMS, dataset_of, make_codebooks, pretrain
+from tests.trainables.pretraining.pretraining_run import (
+    EXACT,
+    MEASURED,
+    dataset_of,
+    make_codebooks,
+    params_of,
+    pretrain,
+)
 from trainables.methods import METHODS
 from trainables.onnx_export import export_onnx
 from trainables.plain_trial import PlainTrial
@@ -72,7 +79,7 @@ def test_its_model_embeds_records_and_goes_to_onnx(name: str, folder: Path, data
     pretrain(name, folder, dataset, trial, epochs=1)
     state = trial.restore()
     assert state is not None
-    config = METHODS[name].config(**PARAMS[name])
+    config = METHODS[name].config(**params_of(name, folder))
     model = METHODS[name].build_model(config, dataset.signal, NO_LABELS)
     model.load_state_dict(state["model"])
     assert model(torch.zeros(2, 12, 125)).shape == (2, 96)
