@@ -229,6 +229,8 @@ class Spec(Section):
             ValueError: there is one.
         """
         METHODS[self.method].check_task(task)
+        if self.folds is not None and task == "unlabelled":
+            raise ValueError("folds: the mean of k encoders that know no labels is nothing to use; leave folds out")
         reported = METHODS[self.method].reports(task)
         known = sorted({*reported, *STATIC_QUANTITIES, "best_epoch"})
         named = {"search.metric": [objective.metric for objective in self.search.objectives]}

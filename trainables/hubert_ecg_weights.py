@@ -20,7 +20,7 @@ from typing import Any, Final, get_args
 import torch
 from torch import Tensor
 
-from trainables.backbones.weights import FILE_NAMES, HUB_ID, SUFFIXES, fetch_from_hub
+from trainables.backbones.weights import BUNDLED, FILE_NAMES, HUB_ID, SUFFIXES, fetch_from_hub
 from trainables.checkpoint import load_weights
 from trainables.hubert_ecg_encoder import HubertEcgSize
 
@@ -38,7 +38,7 @@ def load_encoder(network: Any, weights: str, size: HubertEcgSize) -> None:
     """Give `network` the weights that `weights` names; `random` leaves the fresh ones.
 
     Args:
-        weights: random; hubert_ecg_small, _base or _large; an id on Hugging Face; a folder (a sweep's best/) or a file.
+        weights: random; bundled; hubert_ecg_small, _base or _large; an id on Hugging Face; a folder (a sweep's best/) or a file.
 
     Raises:
         ValueError: there are none, they can't be read safely, or they are of another size or rate; one line.
@@ -67,6 +67,14 @@ def find_weights(weights: str, size: HubertEcgSize) -> Path:
     Raises:
         ValueError: there is none.
     """
+    if weights == "bundled":
+        path = BUNDLED / f"hubert_ecg_{size}.safetensors"
+        if not path.is_file():
+            raise ValueError(
+                f"weights: bundled has no HuBERT-ECG of size {size}; give a folder, a file, "
+                f"{', '.join(PUBLISHED)}, or random"
+            )
+        return path
     if weights in PUBLISHED:
         if weights != f"hubert_ecg_{size}":
             raise ValueError(f"weights: {weights} are not of size {size}; set size: {weights.rpartition('_')[2]}")
