@@ -38,7 +38,8 @@ def load_encoder(network: Any, weights: str, size: HubertEcgSize) -> None:
     """Give `network` the weights that `weights` names; `random` leaves the fresh ones.
 
     Args:
-        weights: random; bundled; hubert_ecg_small, _base or _large; an id on Hugging Face; a folder (a sweep's best/) or a file.
+        weights: random; bundled; hubert_ecg_small, _base or _large; an id on Hugging Face; a folder (a sweep's
+            best/) or a file.
 
     Raises:
         ValueError: there are none, they can't be read safely, or they are of another size or rate; one line.
