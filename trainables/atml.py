@@ -8,20 +8,26 @@ from fresh weights that its seed decides, and the best epoch is kept.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from pydantic import Field, model_validator
 from torch import nn
 
-from data.dataset import Dataset, LabelSet, Signal
+from data.dataset import Dataset, LabelSet, Signal, Task
 from trainables.candidates import CANDIDATES
 from trainables.candidates.candidate import Candidate, Sizes
 from trainables.config import Governed, Schedule, StoppingRule, TrainConfig
+from trainables.contest import SCORES, is_degenerate, pooled_scores, subject_scores
+from trainables.degeneracy import DEGENERATE
+from trainables.evaluation import Evaluation
 from trainables.method import Method
 from trainables.seeds import Use, derive_seed
 from trainables.standardise import with_edges
-from trainables.trainer import fit, reports
+from trainables.trainer import fit, no_more_scores, reports
 from trainables.trial import Trial
 from trainables.windows import window_timesteps
 
@@ -167,10 +173,34 @@ def build_model(config: AtmlConfig, signal: Signal, label_set: LabelSet) -> nn.M
 
 
 def train(config: AtmlConfig, dataset: Dataset, trial: Trial) -> None:
-    """Train a freshly initialised candidate; see `trainables.trainer.fit`."""
+    """Train a freshly initialised candidate; see `trainables.trainer.fit`.
+
+    On a binary task every report has the contest's scores too, and whether the classifier is degenerate.
+    """
     torch.manual_seed(derive_seed(Use.INIT, trial.seed))
     model = build_model(config, dataset.signal, dataset.label_set)
-    fit(model, config, dataset, trial)
+    is_binary = dataset.label_set.task == "binary"
+    scores = partial(contest_numbers, subject_N=dataset.val.patient_ids, beta=config.threshold_beta)
+    fit(model, config, dataset, trial, scores if is_binary else no_more_scores)
 
 
-ATML = Method("atml", AtmlConfig, build_model, train, reports)
+def contest_numbers(evaluation: Evaluation, subject_N: NDArray[np.str_], beta: float) -> dict[str, float]:
+    """Return the contest's view of a binary model's answers: `npv`, means over subjects, `g_score`, `degenerate`."""
+    called_N = evaluation.predicted_NK[:, 0] >= evaluation.thresholds_K[0]
+    truth_N = evaluation.labels_NK[:, 0] > 0.5
+    by_subject = subject_scores(called_N, truth_N, subject_N, beta)
+    return {
+        "npv": pooled_scores(called_N, truth_N, beta)["npv"],
+        "g_score": by_subject.pop("g_score"),
+        **{f"subject_{name}": value for name, value in by_subject.items()},
+        DEGENERATE: float(is_degenerate(called_N, truth_N)),
+    }
+
+
+def atml_reports(task: Task) -> frozenset[str]:
+    """Return the names of what `train` reports every epoch."""
+    own = {"npv", "g_score", DEGENERATE, *(f"subject_{name}" for name in SCORES)} if task == "binary" else set()
+    return reports(task) | {f"val/{name}" for name in own}
+
+
+ATML = Method("atml", AtmlConfig, build_model, train, atml_reports)

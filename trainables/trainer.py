@@ -13,7 +13,7 @@ Exactness, which the tests hold it to:
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -40,11 +40,25 @@ from trainables.standardise import fit_output_units
 from trainables.trial import State, Trial
 
 
-def fit(model: nn.Module, config: TrainConfig, dataset: Dataset, trial: Trial) -> None:
+def no_more_scores(evaluation: Evaluation) -> Mapping[str, float]:
+    """Return nothing: a method's own validation metrics, where it has none."""
+    return {}
+
+
+def fit(
+    model: nn.Module,
+    config: TrainConfig,
+    dataset: Dataset,
+    trial: Trial,
+    more_scores: Callable[[Evaluation], Mapping[str, float]] = no_more_scores,
+) -> None:
     """Train `model` in place until `config.epochs`, early stopping or `TrialStopped`, reporting every epoch.
 
     Starts from the trial's last checkpoint where it has one. Reports the numbers that `reports` names. The state
     given to `trial.report` holds the live tensors: save it or copy it before the next epoch.
+
+    Args:
+        more_scores: of each epoch's answers on validation; reported as `val/<name>` beside the others.
 
     Raises:
         ValueError: `config` does not fit the data set, or a split has no records.
@@ -67,6 +81,7 @@ def fit(model: nn.Module, config: TrainConfig, dataset: Dataset, trial: Trial) -
                 "train/loss": train_loss,
                 "val/loss": val_loss,
                 **_flat(evaluation),
+                **{f"val/{name}": value for name, value in more_scores(evaluation).items()},
                 "lr": lr,
                 "epoch_s": time.perf_counter() - start_s,
                 "peak_memory_bytes": float(memory.peak_bytes),

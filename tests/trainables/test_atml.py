@@ -84,3 +84,12 @@ def test_a_trial_does_not_depend_on_the_trials_before_it() -> None:
     alone = loss_after_an_epoch(1e-3)
     loss_after_an_epoch(1e-1)
     assert loss_after_an_epoch(1e-3) == alone
+
+
+def test_every_report_tells_whether_the_classifier_has_learnt_anything() -> None:
+    """At a learning rate of nearly nothing a fresh network calls all records alike, or nearly so."""
+    dataset, trial = tiny_dataset(n_train=32), PlainTrial(seed=5)
+    train(config(model="OptimizedAFNet", epochs=1, lr=1e-9), dataset, trial)
+    report = trial.reports[1]
+    assert report["val/degenerate"] == float(min(report["val/recall"], report["val/specificity"]) == 0)
+    assert report["val/subject_accuracy"] == pytest.approx(report["val/accuracy"])  # a record a patient here
