@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import signal
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -20,6 +20,7 @@ from ray.actor import ActorHandle
 
 from data.card import DataCard
 from data.loading import DataConfig, Description, SharedDataset, describe, make_store, materialise
+from platform.avoidance import AvoidFiles, avoided_at_start, new_avoided
 from platform.checkpoints import CheckpointKeeper
 from platform.dry_run import dry_run_text
 from platform.ingest import shown_progress
@@ -134,6 +135,7 @@ def _prepare(spec: Spec, request: Request, resources: ExitStack) -> _Sweep:
         ValueError, OSError: bad input.
     """
     spec.check_quantities(describe(spec.data).label_set.task)  # before Ray takes its seconds to start
+    avoided = avoided_at_start(spec.search.avoid)
     resources.enter_context(ray_cluster())
     concurrency(spec.resources)
     _make_store(spec.data)
@@ -148,7 +150,7 @@ def _prepare(spec: Spec, request: Request, resources: ExitStack) -> _Sweep:
     folder = request.resume or new_folder(request.runs, spec.name)
     resources.enter_context(locked(folder))
     decisions = resources.enter_context(running_decisions())
-    return _Sweep(spec, request, folder, identity, description, dataset, decisions)
+    return _Sweep(spec, request, folder, identity, description, dataset, decisions, avoided)
 
 
 def _make_store(config: DataConfig) -> None:
@@ -192,8 +194,9 @@ class _Sweep:
         description: Description,
         dataset: SharedDataset,
         decisions: ActorHandle[Any],
+        avoided: Mapping[str, Sequence[float]],
     ) -> None:
-        self.decisions = decisions
+        self.decisions, self.avoided = decisions, avoided
         self.spec, self.request, self.folder = spec, request, folder
         self.identity, self.description, self.dataset = identity, description, dataset
 
@@ -284,8 +287,13 @@ class _Sweep:
         for event in events:  # ASHA's rungs, as they were
             if event.kind == "reported":
                 rule.judge(event.trial, event.body["epoch"], event.body["metrics"])
+        for event in new_avoided(self.avoided, record, journal):
+            record.apply(event)
         trials = self.folder / "trials"
         keeper = CheckpointKeeper(self.folder, trials, record, objectives, spec.budget.disk_bytes)
+        observers: list[Callable[[Event], None]] = [keeper.on_event]
+        if spec.search.avoid is not None:
+            observers.append(AvoidFiles(self.folder, spec.search.avoid, objectives, record).on_event)
         study = Study(
             spec,
             journal,
@@ -294,7 +302,7 @@ class _Sweep:
             rule,
             self._static_quantities,
             post,
-            observers=[keeper.on_event],
+            observers=observers,
             shortage=keeper.shortage,
         )
         setup = TrialSetup(
@@ -305,6 +313,7 @@ class _Sweep:
             folder=str(trials.absolute()),
             metric=objectives[0][0],
             maximise=objectives[0][1] == "max",
+            criteria=spec.criteria,
             workers=spec.resources.workers,
             cpus=spec.resources.cpus,
             gpus=spec.resources.gpus,
@@ -324,7 +333,7 @@ class _Sweep:
         outcome = conclude(
             self.spec, self.folder, study.record, journal, self.description, self.dataset, study.optuna_study
         )
-        journal.append("closed", reason="done", metrics=outcome.best_values(self.spec))
+        journal.append("closed", reason="target" if study.met_by else "done", metrics=outcome.best_values(self.spec))
         return outcome
 
     def _report(self, outcome: Outcome | None, study: Study) -> int:

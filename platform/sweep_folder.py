@@ -24,10 +24,12 @@ EXTENDABLE = (
     "budget.total_epochs",
     "budget.wall_time_s",
     "budget.disk_bytes",
+    "stop_when",
+    "targets",
     "resources.",
     "tracking.",
 )
-"""Keys that may differ on a resume: how long to go on, with what, and who is told."""
+"""Keys that may differ on a resume: how long to go on, what to choose, with what, and who is told."""
 
 
 @dataclass(frozen=True)

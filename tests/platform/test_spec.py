@@ -16,6 +16,7 @@ from platform.spec_error import SpecError
 from platform.spec_file import MAX_BYTES
 from platform.spec_sections import Constraint
 from tests.platform.specs import make_spec, search
+from trainables.methods import METHODS
 
 ROOT = Path(__file__).parents[2]
 SPACES = sorted((ROOT / "searchspaces").glob("*.yaml"))
@@ -171,9 +172,9 @@ def test_an_override_of_what_an_alias_shares_changes_one_key_only(write: Write) 
         ("trials: 30", "trials: 0", ":17: budget.trials: must be greater than or equal to 1; got 0"),
         ("trials: 30", "trials: '30'", ":17: budget.trials: must be a valid integer; got '30'"),
         (", epochs: 27", "", ":17: budget.epochs: required, but not given"),
-        ("method: supervised", "method: supervize", ":3: method: must be one of supervised; got 'supervize'; did you "
-         "mean 'supervised'?"),
-        ("method: supervised", "stages: {}", ":3: stages: unknown key"),
+        ("method: supervised", "method: supervize", f":3: method: must be one of {', '.join(METHODS)}; got "
+         "'supervize'; did you mean 'supervised'?"),
+        ("method: supervised", "stages: {}", ":3: stages: unknown key; did you mean 'targets'?"),
         ("name: tiny", "name: a/b", ":1: name: must match pattern '^[A-Za-z0-9][A-Za-z0-9._-]*$'; got 'a/b'"),
     ],
 )  # fmt: skip
@@ -331,6 +332,18 @@ def test_excess_is_positive_where_a_bound_is_broken(text: str, value: float, exc
 def test_what_is_no_bound_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="must be `name <= number`"):
         Constraint.parse(text)
+
+
+def test_a_criterion_of_several_metrics_may_be_searched_and_bounded() -> None:
+    name = "val/min_of-f1-accuracy-precision-recall"
+    criterion = "min_of(f1, accuracy, precision, recall)"
+    spec = make_spec(search={"metric": criterion, "mode": "max"}, constraints=[f"{criterion} >= 0.6"])
+    assert [objective.metric for objective in spec.search.objectives] == [name]
+    assert spec.constraints == (f"{name} >= 0.6",)
+    assert spec.criteria == (name,)
+    spec.check_quantities("binary")
+    with pytest.raises(ValueError, match="reports no 'val/f1' where the labels are regression"):
+        spec.check_quantities("regression")
 
 
 def test_a_quantity_that_no_trial_reports_is_named_with_the_nearest() -> None:
