@@ -28,7 +28,7 @@ EventKind = Literal[
     "ended",  # a trial ended, once: COMPLETED, FAILED, or STOPPED with a `reason`: scheduler, budget or target
     "avoided",  # values that `search.avoid` was told to keep away from, beside those that failed here
     "measured",  # what was measured of a trial's model after the search, and by how much that breaks constraints
-    "tested",  # a look at a test fold; by `platform.evaluate` it has `evaluated` in the place of `metrics`
+    "tested",  # a look at a test fold: `metrics` of the best trial, or `ensemble`, `finding` or `evaluated`
     "closed",  # the sweep's process ended in order: `reason` is done, target (`stop_when` was met) or interrupted
 ]
 

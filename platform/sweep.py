@@ -26,6 +26,7 @@ from platform.dry_run import dry_run_text
 from platform.ingest import shown_progress
 from platform.journal import Event, Journal, SweepRecord, read_events, replay
 from platform.live_view import Budget, LiveView
+from platform.method_outcomes import METHOD_OUTCOMES
 from platform.outcome import Outcome, conclude
 from platform.runner import concurrency, ray_cluster, run_trials
 from platform.scheduler import Rule, build_rule
@@ -290,7 +291,9 @@ class _Sweep:
         for event in new_avoided(self.avoided, record, journal):
             record.apply(event)
         trials = self.folder / "trials"
-        keeper = CheckpointKeeper(self.folder, trials, record, objectives, spec.budget.disk_bytes)
+        own = METHOD_OUTCOMES.get(spec.method)
+        cell = None if own is None else own.cell
+        keeper = CheckpointKeeper(self.folder, trials, record, objectives, spec.budget.disk_bytes, cell)
         observers: list[Callable[[Event], None]] = [keeper.on_event]
         if spec.search.avoid is not None:
             observers.append(AvoidFiles(self.folder, spec.search.avoid, objectives, record).on_event)
