@@ -56,6 +56,7 @@ def write_edge_files(
         ValueError: the model has no layer to quantise.
     """
     signal = window_signal(config, dataset.signal)
+    folder.mkdir(exist_ok=True)
     exact = folder / FLOAT_FILE
     model = model.to("cpu").eval()
     write_whole(exact, lambda path: path.write_bytes(serialise(model, signal, fixed_batch=True)))
