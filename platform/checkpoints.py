@@ -107,9 +107,7 @@ def rank(record: SweepRecord, objectives: Objectives) -> list[TrialRecord]:
     metric, mode = objectives[0]
     sign = 1.0 if mode == "max" else -1.0
     feasible = [
-        trial
-        for trial in record.trials.values()
-        if trial.state in ("COMPLETED", "STOPPED") and all(excess <= 0 for excess in trial.constraints.values())
+        trial for trial in record.trials.values() if trial.state in ("COMPLETED", "STOPPED") and trial.is_feasible
     ]
 
     def score(trial: TrialRecord) -> float:

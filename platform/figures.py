@@ -35,11 +35,6 @@ def best_value(trial: TrialRecord, metric: str, mode: Mode) -> float | None:
     return None if epoch is None else trial.reports[epoch][metric]
 
 
-def is_feasible(trial: TrialRecord) -> bool:
-    """Whether the trial keeps every constraint."""
-    return all(excess <= 0 for excess in trial.constraints.values())
-
-
 def history(record: SweepRecord, metric: str, mode: Mode) -> go.Figure:
     """Draw every trial's best value in order of proposal, and the incumbent's as a line."""
     figure = go.Figure()
@@ -69,7 +64,7 @@ def _incumbents(record: SweepRecord, metric: str, mode: Mode) -> tuple[list[int]
     better = max if mode == "max" else min
     for trial in record.trials.values():
         value = best_value(trial, metric, mode)
-        if value is None or trial.state == "FAILED" or not is_feasible(trial):
+        if value is None or trial.state == "FAILED" or not trial.is_feasible:
             continue
         numbers.append(trial.number)
         values.append(better(value, values[-1]) if values else value)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from platform.journal import SweepRecord, TrialRecord
 from platform.spread import Spread
+from trainables.degeneracy import eligible_epochs
 from trainables.fold_metrics import split_by_fold
 
 Mode = Literal["max", "min"]
@@ -81,7 +82,7 @@ def pareto_front(values_NM: NDArray[np.float64], directions: Sequence[Mode]) -> 
 
 def best_epoch(trial: TrialRecord, metric: str, mode: Mode) -> int | None:
     """Return the first epoch with the trial's best value of `metric`, or None if it never reported it."""
-    epochs = [epoch for epoch in sorted(trial.reports) if metric in trial.reports[epoch]]
+    epochs = [epoch for epoch in eligible_epochs(trial.reports) if metric in trial.reports[epoch]]
     sign = 1.0 if mode == "max" else -1.0
     return max(epochs, key=lambda epoch: sign * trial.reports[epoch][metric], default=None)
 
@@ -101,7 +102,7 @@ def _row(record: SweepRecord, trial: TrialRecord, metric: str, mode: Mode) -> di
         "rank": None,
         "trial": trial.trial,
         "state": trial.state,
-        "feasible": all(excess <= 0 for excess in trial.constraints.values()),
+        "feasible": trial.is_feasible,
         metric: None if epoch is None else trial.reports[epoch][metric],
         "best_epoch": epoch,
         "epochs": trial.epochs,

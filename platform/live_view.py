@@ -83,7 +83,7 @@ class Progress:
 
     def _better(self, incumbent: Incumbent | None, trial: TrialRecord) -> Incumbent | None:
         epoch = best_epoch(trial, self.metric, self.mode)
-        if epoch is None or any(excess > 0 for excess in trial.constraints.values()):
+        if epoch is None or not trial.is_feasible:
             return incumbent
         value = trial.reports[epoch][self.metric]
         sign = 1.0 if self.mode == "max" else -1.0

@@ -206,7 +206,7 @@ def _parallel(record: SweepRecord, metric: str, mode: Mode, names: Sequence[str]
 def _front(record: SweepRecord, objectives: Objectives) -> Picture | None:
     if len(objectives) < 2:
         return None
-    trials = [t for t in record.trials.values() if t.state == "COMPLETED" and figures.is_feasible(t)]
+    trials = [t for t in record.trials.values() if t.state == "COMPLETED" and t.is_feasible]
     points = [(trial, _outcome(trial, objectives)) for trial in trials]
     complete = [(trial, values) for trial, values in points if None not in values]
     if not complete:

@@ -21,6 +21,7 @@ from ray.actor import ActorHandle
 from data.card import DataCard
 from data.cross_validation import CrossValidation, FoldPlan
 from data.loading import DataConfig, Description, SharedDataset, describe, make_store, materialise
+from platform.avoidance import AvoidFiles, avoided_at_start, new_avoided
 from platform.checkpoints import CheckpointKeeper, rank
 from platform.dry_run import dry_run_text
 from platform.ingest import shown_progress
@@ -137,6 +138,7 @@ def _prepare(spec: Spec, request: Request, resources: ExitStack) -> _Sweep:
         ValueError, OSError: bad input.
     """
     spec.check_quantities(describe(spec.data).label_set.task)  # before Ray takes its seconds to start
+    avoided = avoided_at_start(spec.search.avoid)
     resources.enter_context(ray_cluster())
     concurrency(spec.resources)
     _make_store(spec.data)
@@ -152,7 +154,7 @@ def _prepare(spec: Spec, request: Request, resources: ExitStack) -> _Sweep:
     folder = request.resume or new_folder(request.runs, spec.name)
     resources.enter_context(locked(folder))
     decisions = resources.enter_context(running_decisions())
-    return _Sweep(spec, request, folder, identity, description, dataset, training_data, decisions)
+    return _Sweep(spec, request, folder, identity, description, dataset, training_data, decisions, avoided)
 
 
 def _materialise(spec: Spec) -> SharedDataset:
@@ -209,8 +211,9 @@ class _Sweep:
         dataset: SharedDataset,
         training_data: SharedDataset | CrossValidation,
         decisions: ActorHandle[Any],
+        avoided: Mapping[str, Sequence[float]],
     ) -> None:
-        self.training_data, self.decisions = training_data, decisions
+        self.training_data, self.decisions, self.avoided = training_data, decisions, avoided
         self.spec, self.request, self.folder = spec, request, folder
         self.identity, self.description, self.dataset = identity, description, dataset
 
@@ -299,7 +302,12 @@ class _Sweep:
         for event in events:  # ASHA's rungs, as they were
             if event.kind == "reported" and event.trial in record.trials:
                 rule.judge(event.trial, event.body["epoch"], event.body["metrics"])
+        for event in new_avoided(self.avoided, record, journal):
+            record.apply(event)
         keeper = self._keeper(record)
+        observers: list[Callable[[Event], None]] = [keeper.on_event]
+        if spec.search.avoid is not None:
+            observers.append(AvoidFiles(self.folder, spec.search.avoid, objectives, record).on_event)
         study = Study(
             spec,
             journal,
@@ -308,7 +316,7 @@ class _Sweep:
             rule,
             self._static_quantities,
             self._post,
-            observers=[keeper.on_event],
+            observers=observers,
             shortage=keeper.shortage,
         )
         setup = TrialSetup(
@@ -319,6 +327,7 @@ class _Sweep:
             folder=str(self._trials.absolute()),
             metric=objectives[0][0],
             maximise=objectives[0][1] == "max",
+            criteria=spec.criteria,
             workers=spec.resources.workers,
             cpus=spec.resources.cpus,
             gpus=spec.resources.gpus,
@@ -371,7 +380,7 @@ class _Sweep:
         outcome = conclude(
             self.spec, self.folder, study.record, journal, self.description, self.dataset, study.optuna_study
         )
-        journal.append("closed", reason="done", metrics=outcome.best_values(self.spec))
+        journal.append("closed", reason="target" if study.met_by else "done", metrics=outcome.best_values(self.spec))
         return outcome
 
     def _report(self, outcome: Outcome | None, study: Study) -> int:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
+from trainables.atml import ATML
 from trainables.method import Method
 from trainables.supervised import SUPERVISED
 
-METHODS: dict[str, Method] = {method.name: method for method in (SUPERVISED,)}
+METHODS: dict[str, Method] = {method.name: method for method in (SUPERVISED, ATML)}

@@ -47,6 +47,10 @@ TINY = {
         params={"model": "cnn", "channels": 16, "depth": 3, "epochs": 4, "batch_size": 16, "lr": 1e-2},
         exact={"norm": "layer", "dropout": 0.0},
     ),
+    "atml": Tiny(
+        params={"model": "OptimizedAFNet", "epochs": 4, "batch_size": 8, "lr": 2e-2, "dropout": 0.1},
+        exact={"model": "LinearBinaryClassifier", "dropout": 0.0},
+    ),
 }
 
 pytestmark = pytest.mark.parametrize("name", METHODS)
