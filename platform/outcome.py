@@ -12,13 +12,14 @@ import torch
 from data.dataset import Split
 from data.loading import Description, SharedDataset, materialise
 from platform.checkpoints import rank
+from platform.choice import Choice, choose
 from platform.ensemble import SweepEnsemble, find_candidates
 from platform.ensemble_card import ENSEMBLE_FOLDER
 from platform.ensemble_result import EnsembleResult
 from platform.finished_sweep import Findings, FinishedSweep
 from platform.held_out import PREDICTIONS_FILE, HeldOut
 from platform.journal import Journal, SweepRecord, TrialRecord
-from platform.leaderboard import leaderboard, write_leaderboard
+from platform.leaderboard import RANKED, leaderboard, write_leaderboard
 from platform.method_outcomes import METHOD_OUTCOMES
 from platform.mlflow_model import MLFLOW_FOLDER, save_mlflow_model
 from platform.report import ReportInput, TestResult, write_report
@@ -44,6 +45,8 @@ class Outcome:
     onnx_difference: float | None
     ensemble: EnsembleResult | None = None
     findings: Findings = field(default_factory=Findings)
+    choice: Choice | None = None
+    n_ended_well: int = 0  # trials, those that break a constraint included
 
     def best_values(self, spec: Spec) -> dict[str, float]:
         """Return the best trial's objectives as metrics of the whole sweep; empty where no trial ended well."""
@@ -56,17 +59,25 @@ class Outcome:
     def text(self, folder: Path, spec: Spec, resume: str) -> str:
         """Return the lines that end a sweep's output."""
         if self.best is None:
-            return f"no trial completed; the tracebacks are in MLflow and in {folder}/report.html"
+            return self._nothing(folder, spec)
         objective = spec.search.objectives[0]
         value = self.best.best(objective.metric, objective.mode == "max")
         lines = [f"best trial {self.best.trial} ({self.best.state}): {objective.metric} {value:.4f}"]
         lines += self._test_lines(objective.metric)
         if self.onnx_difference is not None:
             lines.append(f"ONNX against PyTorch at batches 1 and 5: largest difference {self.onnx_difference:.1e}")
+        if self.choice is not None:
+            lines += self.choice.lines()
         if self.ensemble is not None:
             lines += self.ensemble.lines()
         lines += self.findings.lines
         return "\n".join([*lines, *_commands(folder, spec, resume)])
+
+    def _nothing(self, folder: Path, spec: Spec) -> str:
+        if self.n_ended_well:
+            why = f"none of {self.n_ended_well} trials keeps the constraints {spec.constraint_texts}"
+            return f"{why}, or all are degenerate; see {folder}/leaderboard.csv"
+        return f"no trial completed; the tracebacks are in MLflow and in {folder}/report.html"
 
     def _test_lines(self, objective: str) -> list[str]:
         if self.test is None:
@@ -100,20 +111,23 @@ def conclude(
     dataset: SharedDataset,
     study: optuna.Study,
 ) -> Outcome:
-    """Test the best trial, once, and the ensemble, once; write `best/`, `ensemble/`, `leaderboard.csv`, `report.html`.
+    """Choose a trial, test it, once, and the ensemble, once; write `best/`, `ensemble/`, the leaderboard, the report.
 
     Each of the two is a look at the test fold, and counted, as are those of the method's own outcome.
     """
     objectives = [(objective.metric, objective.mode) for objective in spec.search.objectives]
-    ranked = rank(record, objectives)
-    outcome = Outcome(None, None, len(record.tested), None)
-    if ranked:
+    n_ended_well = sum(trial.state in RANKED for trial in record.trials.values())
+    outcome = Outcome(None, None, len(record.tested), None, n_ended_well=n_ended_well)
+    own = METHOD_OUTCOMES.get(spec.method)
+    choice = choose(spec, folder, record, journal, cell=None if own is None else own.cell)
+    if choice is not None:
+        ranked = sorted(rank(record, objectives), key=lambda trial: trial is not choice.chosen)  # the chosen one first
         held_out = _held_out(spec, record, journal, dataset)
-        outcome = _Winner(spec, folder, record, held_out, dataset, ranked[0]).conclude()
+        outcome = _Winner(spec, folder, record, held_out, dataset, choice.chosen).conclude()
         ensemble = _conclude_ensemble(spec, folder, record, held_out, dataset, ranked, outcome.test)
         sweep = FinishedSweep(spec, folder, record, description, dataset, ranked, held_out, outcome.test, _device(spec))
         findings = _conclude_method(sweep)
-        outcome = replace(outcome, ensemble=ensemble, findings=findings, test_looks=len(record.tested))
+        outcome = replace(outcome, ensemble=ensemble, findings=findings, choice=choice, test_looks=len(record.tested))
     metric, mode = objectives[0]
     write_leaderboard(folder / "leaderboard.csv", leaderboard(record, metric, mode))
     write_report(folder / "report.html", _report_input(spec, record, description, study, outcome, objectives))
@@ -244,6 +258,11 @@ def _report_input(
         },
         spec_text=spec.to_yaml(),
         test=outcome.test,
-        tables=[*([outcome.ensemble.table()] if outcome.ensemble else []), *outcome.findings.tables],
+        choice="" if outcome.best is None else outcome.best.trial,
+        tables=[
+            *([outcome.choice.table()] if outcome.choice else []),
+            *([outcome.ensemble.table()] if outcome.ensemble else []),
+            *outcome.findings.tables,
+        ],
         notes=[*notes, *outcome.findings.notes],
     )

@@ -24,7 +24,9 @@ from plotly.offline import get_plotlyjs
 from platform import figures
 from platform.figures import Objectives
 from platform.journal import ENDED, SweepRecord, TrialRecord
-from platform.leaderboard import Mode, best_epoch, leaderboard
+from platform.leaderboard import best_epoch, leaderboard
+from platform.pareto_page import pareto_page
+from platform.quantities import Mode
 from platform.units import format_bytes, format_duration
 
 TEMPLATE = Path(__file__).with_name("report.html.jinja")
@@ -84,6 +86,7 @@ class ReportInput:
         most_epochs: the most epochs that the budget could have cost.
         title: the sweep's name.
         command: the command that reproduces it.
+        choice: the trial whose model is in `best/`; empty where there is none.
         header: method, store, fingerprint, seed, versions and so on, in the order to show.
         spec_text: the resolved spec.
         test: the look at the test fold, if there was one.
@@ -99,6 +102,7 @@ class ReportInput:
     command: str
     header: Mapping[str, str]
     spec_text: str
+    choice: str = ""
     test: TestResult | None = None
     tables: Sequence[PlainTable] = ()
     notes: Sequence[str] = ()
@@ -164,7 +168,7 @@ def render_report(content: ReportInput) -> str:
         ),
         parallel=_parallel(record, metric, mode, shown_params),
         importance=_importance(importances, why_absent, metric),
-        front=_front(record, content.objectives),
+        pareto=pareto_page(record, content.objectives, content.choice),
         test=_test(content.test),
         test_rows=_test_rows(content.test),
         plain_tables=content.tables,
@@ -185,9 +189,13 @@ def best_trial(record: SweepRecord, metric: str, mode: Mode) -> TrialRecord | No
 @functools.cache
 def _template() -> jinja2.Template:
     environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=jinja2.FileSystemLoader(TEMPLATE.parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
-    return environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
+    return environment.get_template(TEMPLATE.name)
 
 
 # ---------------------------------------------------------------------- summary
@@ -294,28 +302,6 @@ def _parallel(record: SweepRecord, metric: str, mode: Mode, names: Sequence[str]
     return _picture(title, caption, figure)
 
 
-def _front(record: SweepRecord, objectives: Objectives) -> Picture | None:
-    if len(objectives) < 2:
-        return None
-    trials = [t for t in record.trials.values() if t.state == "COMPLETED" and t.is_feasible]
-    points = [(trial, _outcome(trial, objectives)) for trial in trials]
-    complete = [(trial, values) for trial, values in points if None not in values]
-    if not complete:
-        return _picture("Pareto front", "No completed trial keeps the constraints.", None)
-    values_NM = np.array([values for _, values in complete], dtype=np.float64)
-    caption = "completed trials that keep the constraints, at the best epoch by the first objective"
-    if len(objectives) > 2:
-        caption += f"; the front is that of all {len(objectives)} objectives, the picture shows two"
-    return _picture("Pareto front", caption, figures.front([trial for trial, _ in complete], values_NM, objectives))
-
-
-def _outcome(trial: TrialRecord, objectives: Objectives) -> list[float | None]:
-    """Return a trial's objectives at its best epoch by the first: those of the checkpoint that is kept."""
-    epoch = best_epoch(trial, *objectives[0])
-    known = {**trial.static, **trial.last, **(trial.reports[epoch] if epoch is not None else {})}
-    return [known.get(metric) for metric, _ in objectives]
-
-
 def _test(test: TestResult | None) -> Picture | None:
     if test is None:
         return None
@@ -323,7 +309,7 @@ def _test(test: TestResult | None) -> Picture | None:
         figure = figures.predictions(test.labels_NK, test.probabilities_NK, test.label_names)
         return _picture("Predictions on test", f"{len(test.labels_NK):,} records", figure)
     shown = figures.labels_with_roc(test.labels_NK)
-    caption = f"best trial, {len(test.labels_NK):,} records; area under each curve in the legend"
+    caption = f"model in best/, {len(test.labels_NK):,} records; area under each curve in the legend"
     if len(shown) < len(test.label_names):
         caption += f"; {len(test.label_names) - len(shown)} labels without both classes, or rare, are left out"
     return _picture("ROC on test", caption, figures.roc_curves(test.labels_NK, test.probabilities_NK, test.label_names))
@@ -354,6 +340,7 @@ def _table(record: SweepRecord, metric: str, mode: Mode) -> dict[str, Any]:
     return {
         "caption": caption,
         "columns": [name.removeprefix("params.") for name in shown.columns],
+        "trials": list(table["trial"]),
         "rows": [
             [_cell(name, value, metric) for name, value in zip(shown.columns, row, strict=True)]
             for row in shown.itertuples(index=False, name=None)
@@ -363,7 +350,7 @@ def _table(record: SweepRecord, metric: str, mode: Mode) -> dict[str, Any]:
 
 def _read_first(columns: Sequence[str]) -> list[str]:
     """Put the parameters before the sizes, which a narrow screen may cut off."""
-    sizes = ("duration_s", "parameters", "onnx_bytes", "peak_memory_bytes")
+    sizes = ("duration_s", "parameters", "onnx_bytes", "latency_ms", "peak_memory_bytes")
     return [*(name for name in columns if name not in sizes), *(name for name in columns if name in sizes)]
 
 

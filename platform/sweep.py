@@ -28,6 +28,7 @@ from platform.journal import Event, Journal, SweepRecord, read_events, replay
 from platform.live_view import Budget, LiveView
 from platform.method_outcomes import METHOD_OUTCOMES
 from platform.outcome import Outcome, conclude
+from platform.pareto import front_axes
 from platform.runner import concurrency, ray_cluster, run_trials
 from platform.scheduler import Rule, build_rule
 from platform.spec import Spec, parse_spec
@@ -293,7 +294,8 @@ class _Sweep:
         trials = self.folder / "trials"
         own = METHOD_OUTCOMES.get(spec.method)
         cell = None if own is None else own.cell
-        keeper = CheckpointKeeper(self.folder, trials, record, objectives, spec.budget.disk_bytes, cell)
+        axes = front_axes(spec)
+        keeper = CheckpointKeeper(self.folder, trials, record, objectives, spec.budget.disk_bytes, cell, axes)
         observers: list[Callable[[Event], None]] = [keeper.on_event]
         if spec.search.avoid is not None:
             observers.append(AvoidFiles(self.folder, spec.search.avoid, objectives, record).on_event)
