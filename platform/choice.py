@@ -10,14 +10,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from platform.checkpoints import best_of_cells, rank
 from platform.journal import Journal, SweepRecord, TrialRecord
 from platform.latency import latency_ms
+from platform.method_outcomes import METHOD_OUTCOMES
+from platform.page import Cell, Table
 from platform.pareto import Axes, front_axes, front_of
 from platform.quantities import LATENCY
-from platform.report import PlainTable
 from platform.spec import Spec
 from platform.study_db import Objectives, outcome_quantities
 from platform.targets import Target, are_met, miss_lines, relative_miss
@@ -62,12 +62,12 @@ class Choice:
             yield self._verdict
             yield from (f"  {line}" for line in miss_lines(self.targets, self.quantities(self.chosen)))
 
-    def table(self) -> PlainTable:
+    def table(self) -> Table:
         """Return the front as a section of the report."""
-        rows = [(trial.trial, *self._cells(trial), *self._misses(trial)) for trial in self.front]
+        rows = [[Cell(trial.trial), *self._numbers(trial), *self._misses(trial)] for trial in self.front]
         columns = ("trial", *self._names, *(target.text for target in self.targets))
         caption = "no other model is as good in every axis; latency: onnxruntime, one thread, batch 1, median"
-        return PlainTable("Models of the front", f"{caption}. {self._verdict}".removesuffix(". "), columns, rows)
+        return Table("Models of the front", f"{caption}. {self._verdict}".removesuffix(". "), columns, rows)
 
     @property
     def _verdict(self) -> str:
@@ -85,10 +85,15 @@ class Choice:
         quantities = self.quantities(trial)
         return [_text(name, quantities[name]) if name in quantities else "" for name in self._names]
 
-    def _misses(self, trial: TrialRecord) -> Iterator[str]:
+    def _numbers(self, trial: TrialRecord) -> list[Cell]:
+        quantities = self.quantities(trial)
+        cells = zip(self._names, self._cells(trial), strict=True)
+        return [Cell(text, quantities.get(name)) for name, text in cells]
+
+    def _misses(self, trial: TrialRecord) -> Iterator[Cell]:
         for target in self.targets:
             miss = target.miss(self.quantities(trial))
-            yield f"misses by {miss:.4g}" if miss else "met"
+            yield Cell(f"misses by {miss:.4g}" if miss else "met", miss)
 
 
 def _text(name: str, value: float) -> str:
@@ -103,23 +108,23 @@ def choose(
     record: SweepRecord,
     journal: Journal,
     measure: Measure | None = None,
-    cell: Callable[[Mapping[str, Any]], str] | None = None,
 ) -> Choice | None:
     """Choose among the trials that keep the constraints and whose checkpoint was kept; None where there is none.
 
+    The best of every cell of the method's own table is measured too, though it may be off the front.
+
     Args:
         folder: the sweep's.
-        cell: a trial's params -> its cell of the method's own table; the best of every cell is measured too.
         measure: measures a model's latency; by default with onnxruntime in this process.
     """
     objectives = [(objective.metric, objective.mode) for objective in spec.search.objectives]
-    axes, measure = front_axes(spec), measure or _by_onnxruntime(folder)
+    axes, measure, own = front_axes(spec), measure or _by_onnxruntime(folder), METHOD_OUTCOMES.get(spec.method)
     while True:  # a bound on latency may take models off the front, and so bring others onto it
         candidates = [t for t in rank(record, objectives) if (folder / TRIALS_FOLDER / t.trial / BEST_FILE).exists()]
         if not candidates:
             return None
         front = front_of(candidates, axes, objectives) or candidates[:1]  # where none knows the numbers of all axes
-        bests = [] if cell is None else best_of_cells(candidates, cell).values()
+        bests = [] if own is None or own.cell is None else best_of_cells(candidates, own.cell).values()
         wanted = {trial.trial: trial for trial in [*front, *bests]}
         unmeasured = [trial for trial in wanted.values() if LATENCY not in trial.measured]
         if not unmeasured:

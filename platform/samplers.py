@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from platform.spec import Spec
     from platform.spec_sections import SearchSpec
 
-STATIC_QUANTITIES: Final = ("parameters", "onnx_bytes")
+STATIC_QUANTITIES: Final = ("parameters", "trainable_parameters", "onnx_bytes")
 """Known before training: a proposal that breaks a bound on them never becomes a trial."""
 
 MIN_CMAES_POPULATION: Final = 4

@@ -27,10 +27,11 @@ EXTENDABLE = (
     "budget.disk_bytes",
     "stop_when",
     "targets",
+    "repeats",
     "resources.",
     "tracking.",
 )
-"""Keys that may differ on a resume: how long to go on, what to choose, with what, and who is told."""
+"""Keys that may differ on a resume: how long to go on, what to choose, what follows, with what, and who is told."""
 
 
 @dataclass(frozen=True)

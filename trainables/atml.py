@@ -181,7 +181,7 @@ def train(config: AtmlConfig, dataset: Dataset, trial: Trial) -> None:
     model = build_model(config, dataset.signal, dataset.label_set)
     is_binary = dataset.label_set.task == "binary"
     scores = partial(contest_numbers, subject_N=dataset.val.patient_ids, beta=config.threshold_beta)
-    fit(model, config, dataset, trial, scores if is_binary else no_more_scores)
+    fit(model, config, dataset, trial, more_scores=scores if is_binary else no_more_scores)
 
 
 def contest_numbers(evaluation: Evaluation, subject_N: NDArray[np.str_], beta: float) -> dict[str, float]:

@@ -12,6 +12,11 @@ from data.dataset import Dataset, LabelSet, Signal, Task
 from trainables.trial import Trial
 
 
+def as_it_is(model: nn.Module) -> nn.Module:
+    """Return `model`: what is trained is what is used."""
+    return model
+
+
 @dataclass(frozen=True)
 class Method:
     """One row of `trainables.methods.METHODS`; all pass the contract test, `tests/trainables/test_method_contract.py`.
@@ -21,6 +26,8 @@ class Method:
         build_model: (config, signal, label_set) -> module that maps ecg_BLT (float32, preprocessed) to logits_BK.
         train: (config, dataset, trial) trains until `config.epochs` or `TrialStopped`, reporting every epoch.
         reports: task -> names of the numbers in every report, so that a search can be checked before it starts.
+        finish: a built or trained model -> the one that evaluation, export and ONNX use, with the same answers; may
+            change its argument, and take one on the meta device. Adapters are merged into their layers here.
     """
 
     name: str
@@ -28,6 +35,7 @@ class Method:
     build_model: Callable[[Any, Signal, LabelSet], nn.Module]
     train: Callable[[Any, Dataset, Trial], None]
     reports: Callable[[Task], frozenset[str]]
+    finish: Callable[[nn.Module], nn.Module] = as_it_is
 
     def parse_config(self, params: Mapping[str, Any]) -> Any:
         """Build the typed configuration from dotted keys.

@@ -57,14 +57,18 @@ def onnx_bytes(model: nn.Module, signal: Signal) -> int:
 
 
 def static_quantities(method: Method, config: Any, signal: Signal, label_set: LabelSet) -> dict[str, float]:
-    """Return what is known of a configuration before training: `parameters` and `onnx_bytes`.
+    """Return what is known of a configuration before training: `parameters`, `trainable_parameters`, `onnx_bytes`.
 
     The model is built without memory or random numbers; an export costs 0.02 to 1 s once a structure.
     """
     with torch.device("meta"):
         model = method.build_model(config, signal, label_set)
-    n_parameters = sum(parameter.numel() for parameter in model.parameters())
-    return {"parameters": n_parameters, "onnx_bytes": onnx_bytes(model, window_signal(config, signal))}
+    sizes = [(parameter.numel(), parameter.requires_grad) for parameter in model.parameters()]
+    return {
+        "parameters": sum(size for size, _ in sizes),
+        "trainable_parameters": sum(size for size, is_trained in sizes if is_trained),
+        "onnx_bytes": onnx_bytes(method.finish(model), window_signal(config, signal)),
+    }
 
 
 def _structure(model: nn.Module, signal: Signal) -> tuple[str, ...]:
@@ -75,7 +79,7 @@ def _structure(model: nn.Module, signal: Signal) -> tuple[str, ...]:
 @torch.no_grad()
 def _fill(model: nn.Module) -> None:
     generator = torch.Generator().manual_seed(0)
-    for tensor in model.state_dict().values():
+    for tensor in (*model.parameters(), *model.buffers()):
         if tensor.is_floating_point():
             tensor.uniform_(0.5, 1.5, generator=generator)
         else:
@@ -96,10 +100,11 @@ def serialise(model: nn.Module, signal: Signal, output_name: str = "logits", *, 
     with warnings.catch_warnings():
         # The TorchScript exporter announces its successor on each call; the reason to stay is at the top.
         warnings.filterwarnings("ignore", category=DeprecationWarning, module=r"torch\.onnx|trainables")
-        # LSTMs and layer norm: torch's own checks of shapes can't be traced; a fixed batch is feared, two are tried.
-        shape_checks = r"torch\.nn\.(modules\.rnn|functional)"
+        # LSTMs, layer norm and attention check shapes, which cannot be traced; a fixed batch is feared, two are tried.
+        shape_checks = r"(torch\.nn\.(modules\.rnn|functional)|transformers\.integrations\.sdpa_attention)"
         warnings.filterwarnings("ignore", category=torch.jit.TracerWarning, module=shape_checks)  # type: ignore[attr-defined]
         warnings.filterwarnings("ignore", "Exporting a model to ONNX with a batch_size other than 1", UserWarning)
+        warnings.filterwarnings("ignore", "Constant folding - Only steps=1", UserWarning)  # attention reads its scale
         torch.onnx.export(
             model,
             (example_BLT,),

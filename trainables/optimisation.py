@@ -18,14 +18,17 @@ ONE_CYCLE_START = 1 / 25
 ONE_CYCLE_END = 1e-5
 
 
-def build_optimizer(config: TrainConfig, model: nn.Module) -> Optimizer:
-    """Build the optimiser over the parameters that want a gradient; decay spares biases and norms."""
-    wanted = [p for p in model.parameters() if p.requires_grad]
-    groups: list[dict[str, Any]] = [
-        {"params": [p for p in wanted if p.ndim > 1], "weight_decay": config.weight_decay},
-        {"params": [p for p in wanted if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-    groups = [group for group in groups if group["params"]]
+def _unscaled(name: str) -> float:
+    return 1.0
+
+
+def build_optimizer(config: TrainConfig, model: nn.Module, lr_scale: Callable[[str], float] = _unscaled) -> Optimizer:
+    """Build the optimiser over the parameters that want a gradient; decay spares biases and norms.
+
+    Args:
+        lr_scale: a parameter's name -> what its learning rate is multiplied by.
+    """
+    groups = _parameter_groups(config, model, lr_scale)
     # Fused: one kernel for all parameters instead of a Python loop over them.
     if config.optimizer == "adamw":
         return torch.optim.AdamW(groups, lr=config.lr, fused=True)
@@ -36,6 +39,16 @@ def build_optimizer(config: TrainConfig, model: nn.Module) -> Optimizer:
     if config.optimizer == "sgd":
         return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, fused=True)
     return torch.optim.RMSprop(groups, lr=config.lr, momentum=config.momentum)
+
+
+def _parameter_groups(config: TrainConfig, model: nn.Module, lr_scale: Callable[[str], float]) -> list[dict[str, Any]]:
+    wanted = [(lr_scale(name), p) for name, p in model.named_parameters() if p.requires_grad]
+    return [
+        {"params": params, "weight_decay": decay, "lr_scale": scale}
+        for scale in dict.fromkeys(scale for scale, _ in wanted)
+        for decay, is_decayed in ((config.weight_decay, True), (0.0, False))
+        if (params := [p for own, p in wanted if own == scale and (p.ndim > 1) == is_decayed])
+    ]
 
 
 @dataclass
@@ -56,10 +69,10 @@ class LearningRate:
         return self.config.lr * warmup * shape
 
     def apply(self, optimizer: Optimizer, step: int) -> float:
-        """Set the rate of `step` in `optimizer`, and return it."""
+        """Set the rate of `step` in `optimizer`, times each group's `lr_scale`; returns it without that."""
         lr = self.at(step)
         for group in optimizer.param_groups:
-            group["lr"] = lr
+            group["lr"] = lr * group.get("lr_scale", 1.0)
         return lr
 
     def end_epoch(self, val_loss: float) -> None:

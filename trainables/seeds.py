@@ -16,6 +16,8 @@ class Use(IntEnum):
     FORWARD = 2  # dropout and whatever else a model draws while it runs
     AUGMENT = 3
     MIX = 4
+    FOLD = 5  # the trial's seed of each fold of a cross-validation
+    BACKBONE = 9  # random weights that all trials share
 
 
 def derive_seed(use: Use, *entropy: int) -> int:

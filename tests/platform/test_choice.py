@@ -5,8 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from platform.choice import Choice, choose
+from platform.finished_sweep import Findings
 from platform.journal import Event, Journal, SweepRecord, TrialRecord, read_events, replay
+from platform.method_outcomes import METHOD_OUTCOMES, MethodOutcome
 from platform.pareto import front_axes, front_of
 from platform.spec import Spec
 from tests.platform.specs import make_spec, search
@@ -140,20 +144,20 @@ def test_where_none_meets_the_targets_the_nearest_says_by_how_much_it_misses(tmp
     assert "min_metric >= 0.95: 0.93, misses by 0.02" in text
     assert "onnx_kib <= 60: 50, met" in text
     row = choice.table().rows[names(choice)[1].index("t0001")]
-    assert row[-2:] == ("misses by 0.02", "met")
+    assert [cell.text for cell in row[-2:]] == ["misses by 0.02", "met"]
 
 
 # ------------------------------------------------------------------ latency
 
 
-def test_the_best_of_every_cell_is_measured_too(tmp_path: Path) -> None:
+def test_the_best_of_every_cell_is_measured_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    own = MethodOutcome(lambda finished: Findings(), lambda params: params.get("model", "other"))
+    monkeypatch.setitem(METHOD_OUTCOMES, "supervised", own)
     sweep = Sweep(tmp_path)
     for auroc, kib in ((0.9, 10), (0.8, 20), (0.7, 30)):
         sweep.trial(auroc, kib)
     sweep.record.trials["t0000"].params["model"] = "AFNet"
-    choose(
-        sweep.spec, tmp_path, sweep.record, sweep.journal, sweep._measure, lambda params: params.get("model", "other")
-    )
+    sweep.choose()
     assert sweep.measured == ["t0000", "t0001"]
 
 

@@ -15,8 +15,9 @@ from sklearn.metrics import roc_auc_score
 from platform import figures
 from platform.figures import Objectives
 from platform.journal import Event, SweepRecord, replay
-from platform.report import ReportInput, TestResult, best_trial, render_report, write_report
+from platform.report import ReportInput, best_trial, render_report, write_report
 from platform.study_db import frozen_trials
+from platform.test_result import TestResult
 from tests.platform.journals import START_S, finished_sweep
 
 ONE: Objectives = [("val/auroc", "max")]
