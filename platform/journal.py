@@ -125,11 +125,11 @@ class TrialRecord:
     report_times_s: dict[int, float] = field(default_factory=dict)
     constraints: dict[str, float] = field(default_factory=dict)  # rule -> excess, feasible where <= 0
     error: str = ""  # the traceback of a FAILED trial
-    repeat_of: str = ""  # a repeat: of which trial
-    seed: int | None = None  # a repeat's own
     stopped_by: str = ""  # what ended a STOPPED trial: scheduler, budget or target
     measured: dict[str, float] = field(default_factory=dict)  # after the search
     measured_constraints: dict[str, float] = field(default_factory=dict)  # as `constraints`, on what was measured
+    repeat_of: str = ""  # a repeat: of which trial
+    seed: int | None = None  # a repeat's own
 
     @property
     def is_feasible(self) -> bool:

@@ -18,7 +18,8 @@ from rich.table import Table
 from rich.text import Text
 
 from platform.journal import ENDED, SweepRecord, TrialRecord, TrialState
-from platform.leaderboard import Mode, best_epoch
+from platform.leaderboard import best_epoch
+from platform.quantities import Mode
 from platform.units import format_bytes, format_duration
 
 REDRAW_S = 0.25

@@ -176,16 +176,6 @@ class Spec(Section):
         if self.budget.trials < 2:
             raise broken_rule(("ensemble",), f"needs 2 trials at least; got {self.budget.trials}")
 
-    def _check_folds(self) -> None:
-        if self.folds is None:
-            return
-        if self.resources.workers:
-            rule = f"trains in the trial's own process: needs resources.workers: 0; got {self.resources.workers}"
-            raise broken_rule(("folds",), rule)
-        if self.ensemble is not None:
-            rule = "trains on the validation folds, by which an ensemble is chosen; leave out folds or ensemble"
-            raise broken_rule(("folds",), rule)
-
     def _check_targets(self) -> None:
         for key in ("stop_when", "targets"):
             for name, bound in getattr(self, key).items():
@@ -206,6 +196,16 @@ class Spec(Section):
         fault = avoid_fault(self.search.avoid, self.space, known)
         if fault is not None:
             raise broken_rule(("search", "avoid", fault[0]), fault[1])
+
+    def _check_folds(self) -> None:
+        if self.folds is None:
+            return
+        if self.resources.workers:
+            rule = f"trains in the trial's own process: needs resources.workers: 0; got {self.resources.workers}"
+            raise broken_rule(("folds",), rule)
+        if self.ensemble is not None:
+            rule = "trains on the validation folds, by which an ensemble is chosen; leave out folds or ensemble"
+            raise broken_rule(("folds",), rule)
 
     def _accepted_points(self) -> tuple[dict[str, Any], ...]:
         return tuple(_accept_point(self.space, index, point) for index, point in enumerate(self.search.try_first))

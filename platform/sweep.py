@@ -22,13 +22,15 @@ from data.card import DataCard
 from data.cross_validation import CrossValidation, FoldPlan
 from data.loading import DataConfig, Description, SharedDataset, describe, make_store, materialise
 from platform.avoidance import AvoidFiles, avoided_at_start, new_avoided
-from platform.checkpoints import CheckpointKeeper, rank
+from platform.checkpoints import CheckpointKeeper
+from platform.choice import choose
 from platform.dry_run import dry_run_text
 from platform.ingest import shown_progress
 from platform.journal import Event, Journal, SweepRecord, read_events, replay
 from platform.live_view import Budget, LiveView
 from platform.method_outcomes import METHOD_OUTCOMES
 from platform.outcome import Outcome, conclude
+from platform.pareto import front_axes
 from platform.repeats import Repeats, print_repeat
 from platform.runner import concurrency, ray_cluster, run_trials
 from platform.scheduler import Rule, build_rule
@@ -345,7 +347,8 @@ class _Sweep:
     def _keeper(self, record: SweepRecord) -> CheckpointKeeper:
         own = METHOD_OUTCOMES.get(self.spec.method)
         cell = None if own is None else own.cell
-        return CheckpointKeeper(self.folder, self._trials, record, self._objectives, self.spec.budget.disk_bytes, cell)
+        disk_bytes, axes = self.spec.budget.disk_bytes, front_axes(self.spec)
+        return CheckpointKeeper(self.folder, self._trials, record, self._objectives, disk_bytes, cell, axes)
 
     def _post(self, trial: str, epoch: int, verdict: Verdict) -> None:
         self.decisions.post.remote(trial, epoch, verdict)
@@ -356,19 +359,19 @@ class _Sweep:
         return static_quantities(method, config, self.dataset.signal, self.dataset.label_set)
 
     def _repeat(self, study: Study, setup: TrialSetup, journal: Journal) -> bool:
-        """Train the best trial's configuration with other seeds; return False where that was interrupted."""
+        """Train the chosen trial's configuration with other seeds; return False where that was interrupted."""
         spec, record = self.spec, study.record
-        ranked = rank(record, self._objectives)
-        if spec.repeats is None or not ranked:
+        choice = None if spec.repeats is None else choose(spec, self.folder, record, journal)
+        if spec.repeats is None or choice is None:
             return True
         keeper = self._keeper(record)
         observers: list[Callable[[Event], None]] = [
             keeper.on_event,
             partial(print_repeat, record, *self._objectives[0]),
         ]
-        repeats = Repeats(spec, journal, record, ranked[0], self._post, observers, keeper.shortage)
+        repeats = Repeats(spec, journal, record, choice.chosen, self._post, observers, keeper.shortage)
         if not repeats.is_done:
-            print(f"{ranked[0].trial} again with {spec.repeats.seeds} other seeds")
+            print(f"{choice.chosen.trial} again with {spec.repeats.seeds} other seeds")
             with _interruptible(repeats):
                 run_trials(repeats, setup, self.folder, on_step=lambda: None)
         if repeats.failure:

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from platform.checkpoints import rank
 from platform.journal import Event, SweepRecord, replay
-from platform.leaderboard import Mode, leaderboard, pareto_front, write_leaderboard
+from platform.leaderboard import leaderboard, pareto_front, write_leaderboard
+from platform.quantities import Mode
 from platform.study_db import outcome_quantities
 from tests.platform.journals import START_S, finished_sweep
 
