@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from platform.journal import ENDED, Event, SweepRecord, TrialRecord
 from platform.study_db import Objectives
@@ -21,13 +22,20 @@ class CheckpointKeeper:
         folder: the sweep's.
         trials: the trials' folders are in it.
         disk_bytes: most bytes that the sweep's folder may take; the best trial's checkpoint stays in any case.
+        cell: a trial's params -> its cell of the method's own table; the best of every cell stays in any case too.
     """
 
     def __init__(
-        self, folder: Path, trials: Path, record: SweepRecord, objectives: Objectives, disk_bytes: float | None
+        self,
+        folder: Path,
+        trials: Path,
+        record: SweepRecord,
+        objectives: Objectives,
+        disk_bytes: float | None,
+        cell: Callable[[Mapping[str, Any]], str] | None = None,
     ) -> None:
         self._folder, self._trials, self._record, self._objectives = folder, trials, record, objectives
-        self._disk_bytes = disk_bytes
+        self._disk_bytes, self._cell = disk_bytes, cell
         self._largest = 0  # bytes of the largest trial seen: what the next one may need
         self._prune()  # a kill may have come between a trial's end and this
 
@@ -44,7 +52,8 @@ class CheckpointKeeper:
         if self._disk_bytes is None:
             return ""
         kept = self._kept()
-        while self._planned_bytes() > self._disk_bytes and len(kept) > 1:
+        n_needed = len(self._needed())
+        while self._planned_bytes() > self._disk_bytes and len(kept) > n_needed:
             shutil.rmtree(self._trials / kept.pop(), ignore_errors=True)
         planned = self._planned_bytes()
         if planned <= self._disk_bytes:
@@ -79,11 +88,17 @@ class CheckpointKeeper:
                     path.unlink(missing_ok=True)
 
     def _kept(self) -> list[str]:
-        """Return the ended trials whose checkpoints stay, best first."""
+        """Return the ended trials whose checkpoints stay: those that are needed, then the others, best first."""
         ranked: Sequence[TrialRecord] = rank(self._record, self._objectives)
         # A front may hold any trial that is good at the second objective, so several objectives keep all.
         n_kept = KEPT_TRIALS if len(self._objectives) == 1 else len(ranked)
-        return [trial.trial for trial in ranked[:n_kept]]
+        return [*dict.fromkeys([*self._needed(), *(trial.trial for trial in ranked[:n_kept])])]
+
+    def _needed(self) -> list[str]:
+        """Return the trials that the sweep's end evaluates: the best, and the best of every cell."""
+        ranked = rank(self._record, self._objectives)
+        bests = ranked[:1] if self._cell is None else best_of_cells(ranked, self._cell).values()
+        return [trial.trial for trial in bests]
 
 
 def rank(record: SweepRecord, objectives: Objectives) -> list[TrialRecord]:
@@ -102,3 +117,11 @@ def rank(record: SweepRecord, objectives: Objectives) -> list[TrialRecord]:
         return sign * best
 
     return sorted(feasible, key=score, reverse=True)
+
+
+def best_of_cells(ranked: Sequence[TrialRecord], cell: Callable[[Mapping[str, Any]], str]) -> dict[str, TrialRecord]:
+    """Return the first trial of each cell, in the order of `ranked`."""
+    bests: dict[str, TrialRecord] = {}
+    for trial in ranked:
+        bests.setdefault(cell(trial.params), trial)
+    return bests

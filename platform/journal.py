@@ -24,7 +24,7 @@ EventKind = Literal[
     "started",  # a trial's training began or went on (`attempt` counts from 1)
     "reported",  # a trial's metrics after an epoch, its checkpoint saved
     "ended",  # a trial ended, once: COMPLETED, STOPPED or FAILED
-    "tested",  # a look at a test fold; by `platform.evaluate` it has `evaluated` in the place of `metrics`
+    "tested",  # a look at a test fold: `metrics` of the best trial, or `ensemble`, `finding` or `evaluated`
     "closed",  # the sweep's process ended in order: `reason` is done, interrupted or budget
 ]
 

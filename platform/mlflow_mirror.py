@@ -20,10 +20,17 @@ from mlflow.entities import Metric, Param, Run, RunTag
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_SOURCE_NAME
 
 from platform.journal import ENDED, Event, SweepRecord, TrialRecord
+from platform.sweep_folder import RESULT_FOLDER
 
 ROOT = Path(__file__).resolve().parents[1]
 SQLITE = "sqlite:///"
-ARTIFACTS = ("spec.yaml", "leaderboard.csv", "report.html", "best")  # of the sweep's folder, where they are there
+ARTIFACTS = (
+    "spec.yaml",
+    "leaderboard.csv",
+    "report.html",
+    "best",
+    RESULT_FOLDER,
+)  # of the sweep's folder, where they are there
 PARENT = ""  # the parent's key beside the trials' ids, as in the journal
 
 # Limits of MLflow 3.17 (mlflow/utils/validation.py).

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -15,9 +15,11 @@ from platform.checkpoints import rank
 from platform.ensemble import SweepEnsemble, find_candidates
 from platform.ensemble_card import ENSEMBLE_FOLDER
 from platform.ensemble_result import EnsembleResult
+from platform.finished_sweep import Findings, FinishedSweep
 from platform.held_out import PREDICTIONS_FILE, HeldOut
 from platform.journal import Journal, SweepRecord, TrialRecord
 from platform.leaderboard import leaderboard, write_leaderboard
+from platform.method_outcomes import METHOD_OUTCOMES
 from platform.mlflow_model import MLFLOW_FOLDER, save_mlflow_model
 from platform.report import ReportInput, TestResult, write_report
 from platform.spec import Spec
@@ -41,6 +43,7 @@ class Outcome:
     test_looks: int
     onnx_difference: float | None
     ensemble: EnsembleResult | None = None
+    findings: Findings = field(default_factory=Findings)
 
     def best_values(self, spec: Spec) -> dict[str, float]:
         """Return the best trial's objectives as metrics of the whole sweep; empty where no trial ended well."""
@@ -62,6 +65,7 @@ class Outcome:
             lines.append(f"ONNX against PyTorch at batches 1 and 5: largest difference {self.onnx_difference:.1e}")
         if self.ensemble is not None:
             lines += self.ensemble.lines()
+        lines += self.findings.lines
         return "\n".join([*lines, *_commands(folder, spec, resume)])
 
     def _test_lines(self, objective: str) -> list[str]:
@@ -98,7 +102,7 @@ def conclude(
 ) -> Outcome:
     """Test the best trial, once, and the ensemble, once; write `best/`, `ensemble/`, `leaderboard.csv`, `report.html`.
 
-    Each of the two is a look at the test fold, and counted.
+    Each of the two is a look at the test fold, and counted, as are those of the method's own outcome.
     """
     objectives = [(objective.metric, objective.mode) for objective in spec.search.objectives]
     ranked = rank(record, objectives)
@@ -107,7 +111,9 @@ def conclude(
         held_out = _held_out(spec, record, journal, dataset)
         outcome = _Winner(spec, folder, record, held_out, dataset, ranked[0]).conclude()
         ensemble = _conclude_ensemble(spec, folder, record, held_out, dataset, ranked, outcome.test)
-        outcome = replace(outcome, ensemble=ensemble, test_looks=len(record.tested))
+        sweep = FinishedSweep(spec, folder, record, description, dataset, ranked, held_out, outcome.test, _device(spec))
+        findings = _conclude_method(sweep)
+        outcome = replace(outcome, ensemble=ensemble, findings=findings, test_looks=len(record.tested))
     metric, mode = objectives[0]
     write_leaderboard(folder / "leaderboard.csv", leaderboard(record, metric, mode))
     write_report(folder / "report.html", _report_input(spec, record, description, study, outcome, objectives))
@@ -141,6 +147,11 @@ def _conclude_ensemble(
     candidates = find_candidates(folder, ranked, spec.ensemble)
     ensemble = SweepEnsemble(folder, candidates, spec.search.objectives[0], dataset.label_set, _device(spec))
     return ensemble.conclude(dataset.open().val, held_out, record, best)
+
+
+def _conclude_method(sweep: FinishedSweep) -> Findings:
+    own = METHOD_OUTCOMES.get(sweep.spec.method)
+    return Findings() if own is None else own.conclude(sweep)
 
 
 def _device(spec: Spec) -> str:
@@ -233,6 +244,6 @@ def _report_input(
         },
         spec_text=spec.to_yaml(),
         test=outcome.test,
-        tables=[outcome.ensemble.table()] if outcome.ensemble else [],
-        notes=notes,
+        tables=[*([outcome.ensemble.table()] if outcome.ensemble else []), *outcome.findings.tables],
+        notes=[*notes, *outcome.findings.notes],
     )

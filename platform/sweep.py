@@ -25,6 +25,7 @@ from platform.dry_run import dry_run_text
 from platform.ingest import shown_progress
 from platform.journal import Event, Journal, SweepRecord, read_events, replay
 from platform.live_view import Budget, LiveView
+from platform.method_outcomes import METHOD_OUTCOMES
 from platform.outcome import Outcome, conclude
 from platform.runner import concurrency, ray_cluster, run_trials
 from platform.scheduler import Rule, build_rule
@@ -285,7 +286,9 @@ class _Sweep:
             if event.kind == "reported":
                 rule.judge(event.trial, event.body["epoch"], event.body["metrics"])
         trials = self.folder / "trials"
-        keeper = CheckpointKeeper(self.folder, trials, record, objectives, spec.budget.disk_bytes)
+        own = METHOD_OUTCOMES.get(spec.method)
+        cell = None if own is None else own.cell
+        keeper = CheckpointKeeper(self.folder, trials, record, objectives, spec.budget.disk_bytes, cell)
         study = Study(
             spec,
             journal,

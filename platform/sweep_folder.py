@@ -18,6 +18,7 @@ from platform.journal import FILE_NAME as JOURNAL_NAME
 from platform.journal import read_events
 
 ROOT = Path(__file__).resolve().parent.parent
+RESULT_FOLDER = "result"  # what the method itself makes of a finished sweep
 PACKAGES = ("ray", "torch", "optuna", "mlflow", "numpy")
 EXTENDABLE = (
     "budget.trials",

@@ -165,3 +165,18 @@ def test_files_that_are_no_checkpoints_count_too_and_the_shortage_names_the_way_
 
 def test_an_empty_record_of_a_resume_replays(tmp_path: Path) -> None:
     assert CheckpointKeeper(tmp_path, tmp_path / "trials", replay([]), ONE, 1e9).shortage() == ""
+
+
+def test_the_best_trial_of_every_cell_keeps_its_weights_whatever_the_disk(tmp_path: Path) -> None:
+    folder = Folder(tmp_path)
+    bests = {"a": folder.start(0, auroc=0.2), "b": folder.start(1, auroc=0.1)}
+    others = [folder.start(number, auroc=0.5 + number / 100) for number in range(2, 15)]
+    cells = {trial: cell for cell, trial in bests.items()}
+    for trial in [*bests.values(), *others]:
+        folder.record.trials[trial].params["cell"] = cells.get(trial, "c")
+    folder.keeper = CheckpointKeeper(tmp_path, folder.trials, folder.record, ONE, 1.0, lambda params: params["cell"])
+    for trial in [*bests.values(), *others]:
+        folder.end(trial)
+    assert set(folder.files) == {*bests.values(), *others[-KEPT_TRIALS:]}
+    assert "resume with a higher budget.disk_bytes" in folder.keeper.shortage()
+    assert set(folder.files) == {*bests.values(), others[-1]}

@@ -16,9 +16,11 @@ from sklearn.metrics import roc_auc_score
 
 from data.card import DataCard
 from platform import outcome as outcome_module
+from platform.finished_sweep import Findings, FinishedSweep
 from platform.journal import Event, Journal, SweepRecord, replay
+from platform.method_outcomes import METHOD_OUTCOMES, MethodOutcome
 from platform.outcome import PREDICTIONS_FILE, Outcome, conclude
-from platform.report import TestResult
+from platform.report import PlainTable, TestResult
 from platform.study_db import frozen_trials
 from platform.trained_model import DATA_CARD_NAME
 from tests.platform.specs import make_spec
@@ -152,6 +154,36 @@ def test_the_test_fold_is_looked_at_once_a_best_trial(sweep: Sweep) -> None:
     better = sweep.conclude()
     assert (sweep.looks, better.test_looks) == (2, 2)
     assert [event.trial for event in sweep.record.tested] == ["t0000", "t0001"]
+
+
+def test_a_method_adds_its_own_tables_lines_files_and_looks_at_test(
+    sweep: Sweep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    metrics = {}
+
+    def conclude(finished: FinishedSweep) -> Findings:
+        for trial in finished.ranked:
+            tested = finished.test(trial, f"cell-{trial.trial}")
+            assert tested is not None
+            metrics[trial.trial] = tested.metrics
+        (finished.result / "note.txt").write_text("mine")
+        table = PlainTable("Own table", "of the method", ("cell", "auroc"), [("a", "0.5")])
+        return Findings(["own line"], [table], ["own note"])
+
+    monkeypatch.setitem(METHOD_OUTCOMES, SPEC.method, MethodOutcome(conclude))
+    worse, best = sweep.add(0, auroc=0.6), sweep.add(1, auroc=0.7)
+    outcome = sweep.conclude()
+    assert outcome.test is not None and metrics[best] == outcome.test.metrics  # no look of its own
+    assert [event.trial or event.body["finding"]["trial"] for event in sweep.record.tested] == [best, worse]
+    assert outcome.test_looks == 2
+    first = dict(metrics)
+    assert (sweep.conclude().test_looks, metrics) == (2, first)  # a resume without a better trial
+    sweep.add(2, auroc=0.65)
+    assert sweep.conclude().test_looks == 3
+    assert "own line" in outcome.text(sweep.folder, SPEC, "RESUME").splitlines()
+    page = (sweep.folder / "report.html").read_text()
+    assert "Own table" in page and "own note" in page
+    assert {path.name for path in (sweep.folder / "result").iterdir()} == {"note.txt", "tested"}
 
 
 def test_without_a_test_fold_nothing_is_tested(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

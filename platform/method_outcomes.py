@@ -1,0 +1,29 @@
+"""What methods add to the end of a sweep, one line each: their own tables, files, and looks at the test fold.
+
+Runs in the driver, once, when all trials have ended, after the best trial's test and before the report is written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from platform.finished_sweep import Findings, FinishedSweep
+
+
+@dataclass(frozen=True)
+class MethodOutcome:
+    """What one method adds.
+
+    Attributes:
+        conclude: writes the method's own files into the sweep's folder, and returns what to say of them.
+        cell: a trial's configuration (dotted keys) -> the cell of a table that it belongs to; the checkpoint of every
+            cell's best trial is then kept beside those of the sweep's best. None: the method compares no cells.
+    """
+
+    conclude: Callable[[FinishedSweep], Findings]
+    cell: Callable[[Mapping[str, Any]], str] | None = None
+
+
+METHOD_OUTCOMES: dict[str, MethodOutcome] = {}
