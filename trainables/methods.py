@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
+from trainables.adagrad_fusion import ADAGRAD_FUSION
 from trainables.method import Method
 from trainables.supervised import SUPERVISED
 
-METHODS: dict[str, Method] = {method.name: method for method in (SUPERVISED,)}
+METHODS: dict[str, Method] = {method.name: method for method in (SUPERVISED, ADAGRAD_FUSION)}

@@ -18,6 +18,7 @@ from torch import nn
 
 from data.dataset import LabelSet, Signal
 from trainables.checkpoint import write_whole
+from trainables.lora import merged
 from trainables.method import Method
 from trainables.windows import window_signal
 
@@ -82,7 +83,11 @@ def _fill(model: nn.Module) -> None:
 
 
 def serialise(model: nn.Module, signal: Signal, output_name: str = "logits") -> bytes:
-    """Return `model`, which is on the CPU and evaluates, as ONNX: input `ecg` of `signal`'s shape, a free batch."""
+    """Return `model`, which is on the CPU and evaluates, as ONNX: input `ecg` of `signal`'s shape, a free batch.
+
+    LoRA's updates become part of the weights.
+    """
+    model = merged(model)
     example_BLT = torch.zeros(2, len(signal.lead_names), signal.n_timesteps)  # 2: a batch of 1 may be taken for fixed
     file: IO[bytes] = io.BytesIO()
     with warnings.catch_warnings():

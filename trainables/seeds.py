@@ -16,6 +16,8 @@ class Use(IntEnum):
     FORWARD = 2  # dropout and whatever else a model draws while it runs
     AUGMENT = 3
     MIX = 4
+    DIRECTION = 20  # of a zeroth-order gradient
+    SPARSITY = 21
 
 
 def derive_seed(use: Use, *entropy: int) -> int:

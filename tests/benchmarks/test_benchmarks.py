@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import data_throughput, disk_formats, distillation, ingest, streaming, trial_overhead
+from benchmarks import data_throughput, disk_formats, distillation, ingest, memory, streaming, trial_overhead
 
 pytestmark = [
     pytest.mark.slow,
@@ -51,6 +51,14 @@ def test_streaming_compares_the_loaders_and_looks_at_the_order(tmp_path: Path) -
     medians = medians_of(file)
     assert medians["streamed, page cache warm"] > 0
     assert medians["most of a batch from one shard"] <= streaming.MOST_OF_A_BATCH
+
+
+def test_memory_of_real_steps_is_that_of_fake_ones(tmp_path: Path) -> None:
+    file = tmp_path / "result.json"
+    assert memory.main(["--size", "nano", "--repeats", "1", "--json", str(file)]) == 0
+    medians = medians_of(file)
+    assert all(f"{name}, batch {memory.BATCH}" in medians for name in memory.WAYS)
+    assert medians["real / fake peak, batch 8, lowest"] == medians["real / fake peak, batch 8, highest"] == 1
 
 
 def test_disk_formats_give_back_what_was_written_in_each(tmp_path: Path, recordings: Path) -> None:
