@@ -77,10 +77,11 @@ class CheckpointKeeper:
     def _prune(self) -> None:
         kept = self._kept()
         for folder in self._trials.iterdir() if self._trials.exists() else ():
-            trial = self._record.trials.get(folder.name)
+            known = {**self._record.trials, **self._record.repeats}
+            trial = known.get(folder.name)
             if trial is None or trial.state not in ENDED:
                 continue
-            if trial.trial not in kept:
+            if not trial.repeat_of and trial.trial not in kept:
                 shutil.rmtree(folder, ignore_errors=True)
                 continue
             for path in folder.iterdir():

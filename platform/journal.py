@@ -20,6 +20,7 @@ FILE_NAME = "journal.jsonl"
 EventKind = Literal[
     "opened",  # a process took up the sweep; first line: the sweep's identity
     "proposed",  # the sampler proposed a configuration, which became a trial
+    "repeat",  # a trial's configuration is to be trained again with another seed (`of`: that trial)
     "infeasible",  # a proposal that breaks a constraint known before training; never became a trial
     "started",  # a trial's training began or went on (`attempt` counts from 1)
     "reported",  # a trial's metrics after an epoch, its checkpoint saved
@@ -101,7 +102,7 @@ def _cut_torn_line(path: Path) -> None:
 
 @dataclass
 class TrialRecord:
-    """What the journal says of one trial."""
+    """What the journal says of one trial, or of one repeat of a trial with another seed."""
 
     trial: str
     number: int
@@ -120,6 +121,8 @@ class TrialRecord:
     report_times_s: dict[int, float] = field(default_factory=dict)
     constraints: dict[str, float] = field(default_factory=dict)  # rule -> excess, feasible where <= 0
     error: str = ""  # the traceback of a FAILED trial
+    repeat_of: str = ""  # a repeat: of which trial
+    seed: int | None = None  # a repeat's own
 
     @property
     def epochs(self) -> int:
@@ -164,12 +167,21 @@ class SweepRecord:
 
     opened: list[Event] = field(default_factory=list)
     trials: dict[str, TrialRecord] = field(default_factory=dict)
+    repeats: dict[str, TrialRecord] = field(default_factory=dict)  # no part of the search: they are not ranked
     infeasible: list[Event] = field(default_factory=list)
     tested: list[Event] = field(default_factory=list)
     closed: list[Event] = field(default_factory=list)
     sessions: list[tuple[float, float]] = field(default_factory=list)  # (opened, last event) of each process
 
-    epochs: int = 0  # trained in all trials together, those trained twice included
+    epochs: int = 0  # trained in all trials of the search together, those trained twice included
+
+    def run(self, name: str) -> TrialRecord:
+        """Return the trial or the repeat of that id."""
+        return self.trials[name] if name in self.trials else self.repeats[name]
+
+    def repeats_of(self, trial: str) -> list[TrialRecord]:
+        """Return the repeats of a trial in order of their numbers."""
+        return sorted((each for each in self.repeats.values() if each.repeat_of == trial), key=lambda each: each.number)
 
     def elapsed_s(self, now_s: float) -> float:
         """Return the time that processes have spent on the sweep, if the last of them still runs at `now_s`."""
@@ -199,16 +211,29 @@ class SweepRecord:
                 system_attrs=body.get("system_attrs", {}),
                 proposed_s=event.time_s,
             )
+        elif event.kind == "repeat":
+            self.repeats[event.trial] = TrialRecord(
+                trial=event.trial,
+                number=body["number"],
+                params=body["params"],
+                sampled={},
+                distributions={},
+                static=body["static"],
+                system_attrs={},
+                proposed_s=event.time_s,
+                repeat_of=body["of"],
+                seed=body["seed"],
+            )
         elif event.kind == "started":
-            trial = self.trials[event.trial]
+            trial = self.run(event.trial)
             trial.state, trial.attempts = "RUNNING", body["attempt"]
             trial.started_s = trial.started_s or event.time_s
             trial.spans.append((event.time_s, event.time_s))
         elif event.kind == "reported":
-            self.epochs += 1
-            self.trials[event.trial].take_report(body["epoch"], body["metrics"], event.time_s)
+            self.epochs += event.trial in self.trials
+            self.run(event.trial).take_report(body["epoch"], body["metrics"], event.time_s)
         elif event.kind == "ended":
-            trial = self.trials[event.trial]
+            trial = self.run(event.trial)
             trial.state, trial.ended_s = body["state"], event.time_s
             trial.constraints, trial.error = body.get("constraints", {}), body.get("error", "")
             trial.heard(event.time_s)

@@ -21,6 +21,7 @@ from platform.journal import Journal, SweepRecord, TrialRecord
 from platform.leaderboard import leaderboard, write_leaderboard
 from platform.method_outcomes import METHOD_OUTCOMES
 from platform.mlflow_model import MLFLOW_FOLDER, save_mlflow_model
+from platform.repeat_result import RepeatResult, RepeatTests
 from platform.report import ReportInput, TestResult, write_report
 from platform.spec import Spec
 from platform.study import spawn_seed
@@ -43,15 +44,18 @@ class Outcome:
     test_looks: int
     onnx_difference: float | None
     ensemble: EnsembleResult | None = None
+    repeats: RepeatResult | None = None
     findings: Findings = field(default_factory=Findings)
 
     def best_values(self, spec: Spec) -> dict[str, float]:
-        """Return the best trial's objectives as metrics of the whole sweep; empty where no trial ended well."""
+        """Return the best trial's objectives, and the spread of its repeats, as metrics of the whole sweep; empty where
+        no trial ended well."""
         if self.best is None:
             return {}
         objectives = [(objective.metric, objective.mode) for objective in spec.search.objectives]
         values = outcome_values(self.best, objectives)
-        return {f"best/{metric}": value for (metric, _), value in zip(objectives, values, strict=True)}
+        best = {f"best/{metric}": value for (metric, _), value in zip(objectives, values, strict=True)}
+        return {**best, **(self.repeats.metrics() if self.repeats is not None else {})}
 
     def text(self, folder: Path, spec: Spec, resume: str) -> str:
         """Return the lines that end a sweep's output."""
@@ -65,6 +69,8 @@ class Outcome:
             lines.append(f"ONNX against PyTorch at batches 1 and 5: largest difference {self.onnx_difference:.1e}")
         if self.ensemble is not None:
             lines += self.ensemble.lines()
+        if self.repeats is not None:
+            lines += self.repeats.lines()
         lines += self.findings.lines
         return "\n".join([*lines, *_commands(folder, spec, resume)])
 
@@ -100,9 +106,10 @@ def conclude(
     dataset: SharedDataset,
     study: optuna.Study,
 ) -> Outcome:
-    """Test the best trial, once, and the ensemble, once; write `best/`, `ensemble/`, `leaderboard.csv`, `report.html`.
+    """Test the best trial, the ensemble and each repeat, once; write `best/`, `ensemble/`, `leaderboard.csv`,
+    `repeats.csv`, `report.html`.
 
-    Each of the two is a look at the test fold, and counted, as are those of the method's own outcome.
+    Each of them is a look at the test fold, and counted, as are those of the method's own outcome.
     """
     objectives = [(objective.metric, objective.mode) for objective in spec.search.objectives]
     ranked = rank(record, objectives)
@@ -111,9 +118,10 @@ def conclude(
         held_out = _held_out(spec, record, journal, dataset)
         outcome = _Winner(spec, folder, record, held_out, dataset, ranked[0]).conclude()
         ensemble = _conclude_ensemble(spec, folder, record, held_out, dataset, ranked, outcome.test)
+        repeats = _conclude_repeats(spec, folder, record, held_out, dataset, ranked[0], outcome.test)
         sweep = FinishedSweep(spec, folder, record, description, dataset, ranked, held_out, outcome.test, _device(spec))
         findings = _conclude_method(sweep)
-        outcome = replace(outcome, ensemble=ensemble, findings=findings, test_looks=len(record.tested))
+        outcome = replace(outcome, ensemble=ensemble, repeats=repeats, findings=findings, test_looks=len(record.tested))
     metric, mode = objectives[0]
     write_leaderboard(folder / "leaderboard.csv", leaderboard(record, metric, mode))
     write_report(folder / "report.html", _report_input(spec, record, description, study, outcome, objectives))
@@ -152,6 +160,22 @@ def _conclude_ensemble(
 def _conclude_method(sweep: FinishedSweep) -> Findings:
     own = METHOD_OUTCOMES.get(sweep.spec.method)
     return Findings() if own is None else own.conclude(sweep)
+
+
+def _conclude_repeats(
+    spec: Spec,
+    folder: Path,
+    record: SweepRecord,
+    held_out: HeldOut | None,
+    dataset: SharedDataset,
+    best: TrialRecord,
+    test: TestResult | None,
+) -> RepeatResult | None:
+    if spec.repeats is None:
+        return None
+    objective = spec.search.objectives[0]
+    tests = RepeatTests(folder, record, held_out, dataset.label_set, _device(spec), objective.metric, objective.mode)
+    return tests.conclude(best, spec.repeats.seeds, {} if test is None else test.metrics)
 
 
 def _device(spec: Spec) -> str:
@@ -244,6 +268,9 @@ def _report_input(
         },
         spec_text=spec.to_yaml(),
         test=outcome.test,
-        tables=[*([outcome.ensemble.table()] if outcome.ensemble else []), *outcome.findings.tables],
+        tables=[
+            *(result.table() for result in (outcome.repeats, outcome.ensemble) if result is not None),
+            *outcome.findings.tables,
+        ],
         notes=[*notes, *outcome.findings.notes],
     )

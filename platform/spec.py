@@ -40,13 +40,16 @@ from platform.spec_sections import (
     BudgetSpec,
     Constraint,
     EnsembleSpec,
+    FoldsSpec,
+    RepeatsSpec,
     ResourcesSpec,
     SearchSpec,
     Section,
     TrackingSpec,
     constraint_text,
 )
-from trainables.method import nest
+from trainables.cross_validation import training_method
+from trainables.method import Method, nest
 from trainables.methods import METHODS
 from trainables.metrics import macro_names
 
@@ -77,6 +80,17 @@ class Spec(Section):
         description="greedy ensemble selection after the search, by the first objective, which must be a validation "
         "metric other than val/loss; its test is a look at the test fold of its own",
     )
+    repeats: RepeatsSpec | None = Field(
+        None,
+        description="trains the best configuration again with other seeds, outside the search and its budget; every "
+        "repeat is tested, a look at the test fold each",
+    )
+    folds: FoldsSpec | None = Field(
+        None,
+        description="makes every trial a cross-validation: k models, each with another part of the training and "
+        "validation folds for validation. The best trial's model is the mean of its k models. An epoch of the budget "
+        "is one of all k. `data.k_fold` is another thing: it says which folds are for training, validation and test",
+    )
     tracking: TrackingSpec = Field(default_factory=TrackingSpec, description="where MLflow keeps the runs")
 
     @field_validator("method")
@@ -99,6 +113,7 @@ class Spec(Section):
         self._resolve(budget=self.budget.model_copy(update={"trials": self._n_trials()}))
         self._check_search()
         self._check_ensemble()
+        self._check_folds()
         self._resolve(search=self.search.model_copy(update=self._search_defaults()))
         if self.tracking.experiment is None:
             experiment = Path(self.data.store).name or self.data.store
@@ -140,6 +155,16 @@ class Spec(Section):
             raise broken_rule(("ensemble",), rule, nearest(first, known))
         if self.budget.trials < 2:
             raise broken_rule(("ensemble",), f"needs 2 trials at least; got {self.budget.trials}")
+
+    def _check_folds(self) -> None:
+        if self.folds is None:
+            return
+        if self.resources.workers:
+            rule = f"trains in the trial's own process: needs resources.workers: 0; got {self.resources.workers}"
+            raise broken_rule(("folds",), rule)
+        if self.ensemble is not None:
+            rule = "trains on the validation folds, by which an ensemble is chosen; leave out folds or ensemble"
+            raise broken_rule(("folds",), rule)
 
     def _accepted_points(self) -> tuple[dict[str, Any], ...]:
         return tuple(_accept_point(self.space, index, point) for index, point in enumerate(self.search.try_first))
@@ -186,6 +211,11 @@ class Spec(Section):
     @cached_property
     def parsed_constraints(self) -> tuple[Constraint, ...]:
         return tuple(Constraint.parse(text) for text in self.constraints)
+
+    @property
+    def training(self) -> Method:
+        """The method as trials run it: under `folds`, k models of it."""
+        return training_method(self.method, None if self.folds is None else self.folds.k)
 
     @property
     def constraint_texts(self) -> str:

@@ -1,4 +1,4 @@
-"""The sections of a spec: objectives and constraints, search, budget, resources, ensemble, tracking."""
+"""The sections of a spec: objectives and constraints, search, budget, resources, ensemble, repeats, folds, tracking."""
 
 from __future__ import annotations
 
@@ -277,6 +277,27 @@ class EnsembleSpec(Section):
         le=10,
         description="best trials to choose among; fewer where fewer have kept their checkpoint",
         json_schema_extra=_unit("trials"),
+    )
+
+
+class RepeatsSpec(Section):
+    """After the search, the best configuration again with other seeds: its spread. Each repeat is tested once."""
+
+    seeds: int = Field(
+        ge=2,
+        le=100,
+        description="how many seeds; the chosen trial's own is not among them, since it was chosen by its value",
+    )
+
+
+class FoldsSpec(Section):
+    """Cross-validation: a trial trains a fresh model a fold, and reports the mean after every epoch."""
+
+    k: int = Field(
+        ge=2,
+        le=100,
+        description="folds that the records of the training and validation folds are dealt to, by patient and "
+        "stratified by the label set (`data.seed`); the test folds take no part",
     )
 
 

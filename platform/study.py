@@ -16,18 +16,18 @@ import optuna
 from optuna.distributions import distribution_to_json
 from optuna.trial import Trial, TrialState
 
-from platform.journal import Event, EventKind, Journal, SweepRecord, TrialRecord
+from platform.journal import Event, Journal, SweepRecord, TrialRecord
 from platform.samplers import build_sampler
 from platform.scheduler import Rule
 from platform.spec import Spec
 from platform.study_db import STATES, outcome_quantities, outcome_values
+from platform.trial_lives import TrialLives
 from trainables.decisions import Verdict
 
 MAX_INFEASIBLE_IN_A_ROW = 1000
-METRICS_PREFIX = "metrics/"  # Tune flattens {"metrics": {"val/auroc": ...}} so
 
 
-class Study:
+class Study(TrialLives):
     """One sweep's search. Not safe for threads: Tune's loop is its only caller.
 
     Args:
@@ -54,16 +54,13 @@ class Study:
         observers: Sequence[Callable[[Event], None]] = (),
         shortage: Callable[[], str] = str,
     ) -> None:
-        self.spec, self.record = spec, record
-        self._journal, self.optuna_study, self._rule = journal, optuna_study, rule
-        self._static_quantities, self._post, self._observers = static_quantities, post, observers
-        self._shortage = shortage
+        super().__init__(spec, journal, record, post, observers)
+        self.optuna_study, self._rule = optuna_study, rule
+        self._static_quantities, self._shortage = static_quantities, shortage
         self._objectives = [(objective.metric, objective.mode) for objective in spec.search.objectives]
         self._points = list(spec.space.grid() if spec.search.sampler == "grid" else spec.search.try_first)
         self._handles = {trial.trial: self._handle(trial.number) for trial in self._unfinished()}
         self._to_resume = self._unfinished()
-        self._running: dict[str, float | None] = {}  # trial -> since when its first report is awaited
-        self._interrupted = False
         self.failure = ""  # why no further proposal is possible, where that is an error
 
     # ------------------------------------------------------------------ proposals
@@ -163,26 +160,9 @@ class Study:
             "epochs_reported": trial.epochs,
         }
 
-    # ------------------------------------------------------------------ a trial's life
-
-    def on_start(self, trial: str) -> None:
-        """Tune has a process for the trial."""
-        self._running[trial] = time.monotonic()
-        self._write("started", trial, attempt=self.record.trials[trial].attempts + 1)
-
-    def on_message(self, trial: str, message: Mapping[str, Any]) -> None:
-        """Take what the trial sent: a report after an epoch, or how it ended."""
-        if trial not in self._handles:
-            return  # it was on its way while the trial was ended as overdue
-        if "outcome" in message:
-            self._on_outcome(trial, message["outcome"], message["error"])
-        elif "epoch" in message:
-            prefix = len(METRICS_PREFIX)
-            metrics = {key[prefix:]: value for key, value in message.items() if key.startswith(METRICS_PREFIX)}
-            self._on_report(trial, int(message["epoch"]), metrics)
+    # ------------------------------------------------------------------ reports
 
     def _on_report(self, trial: str, epoch: int, metrics: dict[str, float]) -> None:
-        self._running[trial] = None
         self._write("reported", trial, epoch=epoch, metrics=metrics)
         if len(self._objectives) == 1:
             # Not `Trial.report`: it refuses a second report of an epoch, which a trial that lost its checkpoint sends.
@@ -200,40 +180,6 @@ class Study:
         if self._interrupted:
             return "interrupt"
         return "stop" if self._is_over() else "continue"
-
-    def _on_outcome(self, trial: str, outcome: str, error: str) -> None:
-        if outcome != "INTERRUPTED":  # an interrupted trial has not ended: a resume goes on with it
-            self._end(trial, outcome, error)
-        self._running.pop(trial, None)
-
-    def on_gone(self, trial: str, error: str | None) -> None:
-        """Tune has no process for the trial any more; where the trial did not say how it ended, it failed."""
-        self._running.pop(trial, None)
-        if trial in self._handles and not self._interrupted:
-            self._end(trial, "FAILED", error or "the trial's process ended without an outcome")
-
-    def is_overdue(self, trial: str) -> bool:
-        """Whether a running trial has not sent its first report in time; if so it has ended as FAILED."""
-        limit_s = self.spec.resources.first_report_timeout_s
-        since_s = self._running.get(trial)
-        if since_s is None or time.monotonic() - since_s < limit_s:
-            return False
-        self._end(trial, "FAILED", f"no report within resources.first_report_timeout_s = {limit_s:g} s")
-        self._running.pop(trial)
-        return True
-
-    @property
-    def running(self) -> list[str]:
-        """The trials that have a process now."""
-        return list(self._running)
-
-    def interrupt(self) -> None:
-        """Propose nothing more, and let every running trial end at its next report, to be resumed later."""
-        self._interrupted = True
-
-    @property
-    def interrupted(self) -> bool:
-        return self._interrupted
 
     # ------------------------------------------------------------------ ends
 
@@ -272,12 +218,6 @@ class Study:
             for constraint in self.spec.parsed_constraints
             if constraint.quantity in quantities or not only_known
         }
-
-    def _write(self, kind: EventKind, trial: str = "", **body: Any) -> None:
-        event = self._journal.append(kind, trial, **body)
-        self.record.apply(event)
-        for observer in self._observers:
-            observer(event)
 
     # ------------------------------------------------------------------ resuming
 

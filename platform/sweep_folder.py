@@ -25,10 +25,11 @@ EXTENDABLE = (
     "budget.total_epochs",
     "budget.wall_time_s",
     "budget.disk_bytes",
+    "repeats",
     "resources.",
     "tracking.",
 )
-"""Keys that may differ on a resume: how long to go on, with what, and who is told."""
+"""Keys that may differ on a resume: how long to go on, what follows, with what, and who is told."""
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,7 @@ from trainables.method import Method
 from trainables.trial import State, TrialStopped
 
 if TYPE_CHECKING:
+    from data.cross_validation import CrossValidation
     from data.loading import SharedDataset
 
 Outcome = Literal["COMPLETED", "STOPPED", "INTERRUPTED", "FAILED"]
@@ -44,7 +45,7 @@ class TrialSetup:
 
     sweep: str
     method: Method
-    dataset: SharedDataset
+    dataset: SharedDataset | CrossValidation
     decisions: ActorHandle[Any]
     folder: str  # one subfolder a trial is made in it
     metric: str  # the first objective: it decides which epoch is a trial's best

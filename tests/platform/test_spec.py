@@ -16,6 +16,7 @@ from platform.spec_error import SpecError
 from platform.spec_file import MAX_BYTES
 from platform.spec_sections import Constraint
 from tests.platform.specs import make_spec, search
+from trainables.methods import METHODS
 
 ROOT = Path(__file__).parents[2]
 SPACES = sorted((ROOT / "searchspaces").glob("*.yaml"))
@@ -302,6 +303,26 @@ def test_flat_parameters_are_complete_and_make_the_same_configuration() -> None:
 def test_values_that_the_method_refuses_together_are_found_before_the_sweep() -> None:
     with pytest.raises(ValidationError, match="channels works only with model: cnn"):
         make_spec({"model": {"choice": ["cnn", "xresnet1d18"]}, "channels": {"choice": [8, 16]}})
+
+
+@pytest.mark.parametrize(
+    ("sections", "rule"),
+    [
+        ({"resources": {"workers": 2}}, "needs resources.workers: 0; got 2"),
+        ({"ensemble": {"top": 2}}, "leave out folds or ensemble"),
+    ],
+)
+def test_folds_are_refused_where_they_would_train_on_what_selects_or_in_several_processes(
+    sections: dict[str, Any], rule: str
+) -> None:
+    with pytest.raises(ValidationError, match=rule):
+        make_spec(folds={"k": 3}, **sections)
+
+
+def test_under_folds_a_method_trains_as_many_models() -> None:
+    assert make_spec().training is METHODS["supervised"]
+    spec = make_spec(folds={"k": 3})
+    assert spec.training.name == "supervised" and spec.training is not METHODS["supervised"]
 
 
 def test_a_spec_is_frozen() -> None:
