@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from platform import adagrad_fusion_outcome
 from platform.finished_sweep import Findings, FinishedSweep
 
 
@@ -26,4 +27,6 @@ class MethodOutcome:
     cell: Callable[[Mapping[str, Any]], str] | None = None
 
 
-METHOD_OUTCOMES: dict[str, MethodOutcome] = {}
+METHOD_OUTCOMES: dict[str, MethodOutcome] = {
+    "adagrad_fusion": MethodOutcome(adagrad_fusion_outcome.conclude),
+}

@@ -177,6 +177,11 @@ def _conclude_ensemble(
     return ensemble.conclude(dataset.open().val, held_out, record, best)
 
 
+def _conclude_method(sweep: FinishedSweep) -> Findings:
+    own = METHOD_OUTCOMES.get(sweep.spec.method)
+    return Findings() if own is None else own.conclude(sweep)
+
+
 def _conclude_repeats(
     spec: Spec,
     folder: Path,
@@ -191,11 +196,6 @@ def _conclude_repeats(
     objective = spec.search.objectives[0]
     tests = RepeatTests(folder, record, held_out, dataset.label_set, _device(spec), objective.metric, objective.mode)
     return tests.conclude(best, spec.repeats.seeds, {} if test is None else test.metrics)
-
-
-def _conclude_method(sweep: FinishedSweep) -> Findings:
-    own = METHOD_OUTCOMES.get(sweep.spec.method)
-    return Findings() if own is None else own.conclude(sweep)
 
 
 def _device(spec: Spec) -> str:

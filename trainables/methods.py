@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from trainables.adagrad_fusion import ADAGRAD_FUSION
 from trainables.atml import ATML
 from trainables.method import Method
 from trainables.supervised import SUPERVISED
 
-METHODS: dict[str, Method] = {method.name: method for method in (SUPERVISED, ATML)}
+METHODS: dict[str, Method] = {method.name: method for method in (SUPERVISED, ADAGRAD_FUSION, ATML)}

@@ -18,6 +18,8 @@ class Use(IntEnum):
     MIX = 4
     FOLD = 5  # the trial's seed of each fold of a cross-validation
     BACKBONE = 9  # random weights that all trials share
+    DIRECTION = 20  # of a zeroth-order gradient
+    SPARSITY = 21
 
 
 def derive_seed(use: Use, *entropy: int) -> int:

@@ -1,0 +1,7 @@
+"""The data steps that a stage of a chain may name: one line each."""
+
+from __future__ import annotations
+
+from trainables.data_step import DataStep
+
+DATA_STEPS: dict[str, DataStep] = {}
