@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from platform import adagrad_fusion_outcome
 from platform.finished_sweep import Findings, FinishedSweep
 from platform.hubert_ecg_outcome import conclude_fine_tuning, conclude_pretraining
 
@@ -30,4 +31,5 @@ class MethodOutcome:
 METHOD_OUTCOMES: dict[str, MethodOutcome] = {
     "hubert_ecg": MethodOutcome(conclude_fine_tuning),
     "hubert_ecg_pretrain": MethodOutcome(conclude_pretraining),
+    "adagrad_fusion": MethodOutcome(adagrad_fusion_outcome.conclude),
 }

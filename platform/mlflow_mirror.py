@@ -287,6 +287,8 @@ def _last_closed(events: Iterable[Event]) -> Event | None:
 def _trial_metrics(trial: TrialRecord, events: Iterable[Event], whole: bool) -> list[Metric]:
     reported = [event.body["epoch"] for event in events if event.kind == "reported"]
     rows = _metrics(trial.static, trial.proposed_s, 0) if whole else []
+    if trial.measured and (whole or any(event.kind == "measured" for event in events)):
+        rows += _metrics(trial.measured, trial.ended_s or trial.proposed_s, 0)
     for epoch in sorted(trial.reports) if whole else reported:
         own, _ = split_by_fold(trial.reports[epoch])
         rows += _metrics(own, trial.report_times_s[epoch], epoch)

@@ -45,12 +45,17 @@ class Cell:
 
 @dataclass(frozen=True)
 class Table:
-    """A table that sorts by a click on a column."""
+    """A table that sorts by a click on a column.
+
+    Attributes:
+        anchors: the id of each row, by which a link finds it; empty where none does.
+    """
 
     title: str
     caption: str
     columns: Sequence[str]
     rows: Sequence[Sequence[Cell]]
+    anchors: Sequence[str] = ()
 
 
 def picture(title: str, caption: str, figure: go.Figure | None) -> Picture:

@@ -13,8 +13,9 @@ import pandas as pd
 from data.dataset import LabelSet
 from platform.held_out import PREDICTIONS_FILE, HeldOut
 from platform.journal import SweepRecord, TrialRecord
-from platform.leaderboard import Mode, best_epoch
+from platform.leaderboard import best_epoch
 from platform.page import Cell, Table
+from platform.quantities import Mode
 from platform.spread import Spread
 from platform.trained_model import read_trained_model
 from trainables.evaluation import evaluate

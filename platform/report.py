@@ -18,8 +18,10 @@ from optuna.trial import TrialState
 from platform import figures
 from platform.figures import Objectives
 from platform.journal import ENDED, SweepRecord, TrialRecord
-from platform.leaderboard import Mode, best_epoch, leaderboard
+from platform.leaderboard import best_epoch, leaderboard
 from platform.page import Card, Cell, Picture, Table, picture, render_page
+from platform.pareto_page import pareto_page
+from platform.quantities import Mode
 from platform.test_result import TestResult
 from platform.units import format_bytes, format_duration
 
@@ -39,6 +41,7 @@ class ReportInput:
         command: the command that reproduces it.
         header: method, store, fingerprint, seed, versions and so on, in the order to show.
         spec_text: the resolved spec.
+        choice: the trial whose model is in `best/`; empty where there is none.
         test: the look at the test fold, if there was one.
         tables: what else was found, shown behind the test.
         notes: sentences about the data or the sweep that a reader must know.
@@ -52,6 +55,7 @@ class ReportInput:
     command: str
     header: Mapping[str, str]
     spec_text: str
+    choice: str = ""
     test: TestResult | None = None
     tables: Sequence[Table] = ()
     notes: Sequence[str] = ()
@@ -90,7 +94,7 @@ def render_report(content: ReportInput) -> str:
         ),
         parallel=_parallel(record, metric, mode, shown_params),
         importance=_importance(importances, why_absent, metric),
-        front=_front(record, content.objectives),
+        pareto=pareto_page(record, content.objectives, content.choice),
         test=_test(content.test),
         test_metrics=_test_metrics(content.test),
         tables=content.tables,
@@ -203,28 +207,6 @@ def _parallel(record: SweepRecord, metric: str, mode: Mode, names: Sequence[str]
     return picture(title, caption, figure)
 
 
-def _front(record: SweepRecord, objectives: Objectives) -> Picture | None:
-    if len(objectives) < 2:
-        return None
-    trials = [t for t in record.trials.values() if t.state == "COMPLETED" and figures.is_feasible(t)]
-    points = [(trial, _outcome(trial, objectives)) for trial in trials]
-    complete = [(trial, values) for trial, values in points if None not in values]
-    if not complete:
-        return picture("Pareto front", "No completed trial keeps the constraints.", None)
-    values_NM = np.array([values for _, values in complete], dtype=np.float64)
-    caption = "completed trials that keep the constraints, at the best epoch by the first objective"
-    if len(objectives) > 2:
-        caption += f"; the front is that of all {len(objectives)} objectives, the picture shows two"
-    return picture("Pareto front", caption, figures.front([trial for trial, _ in complete], values_NM, objectives))
-
-
-def _outcome(trial: TrialRecord, objectives: Objectives) -> list[float | None]:
-    """Return a trial's objectives at its best epoch by the first: those of the checkpoint that is kept."""
-    epoch = best_epoch(trial, *objectives[0])
-    known = {**trial.static, **trial.last, **(trial.reports[epoch] if epoch is not None else {})}
-    return [known.get(metric) for metric, _ in objectives]
-
-
 def _test(test: TestResult | None) -> Picture | None:
     if test is None:
         return None
@@ -232,7 +214,7 @@ def _test(test: TestResult | None) -> Picture | None:
         figure = figures.predictions(test.labels_NK, test.probabilities_NK, test.label_names)
         return picture("Predictions on test", f"{len(test.labels_NK):,} records", figure)
     shown = figures.labels_with_roc(test.labels_NK)
-    caption = f"best trial, {len(test.labels_NK):,} records; area under each curve in the legend"
+    caption = f"model in best/, {len(test.labels_NK):,} records; area under each curve in the legend"
     if len(shown) < len(test.label_names):
         caption += f"; {len(test.label_names) - len(shown)} labels without both classes, or rare, are left out"
     return picture("ROC on test", caption, figures.roc_curves(test.labels_NK, test.probabilities_NK, test.label_names))
@@ -248,7 +230,7 @@ def _test_metrics(test: TestResult | None) -> Table | None:
         [Cell(f"test/{name}"), Cell(f"{value:.4f}", value), Cell(_interval(test, name))]
         for name, value in test.metrics.items()
     ]
-    caption = "of the best trial, evaluated on the test fold"
+    caption = "of the model in best/, evaluated on the test fold"
     return Table("Test metrics", caption, ("metric", "value", "95 % interval"), rows)
 
 
@@ -270,12 +252,13 @@ def _leaderboard(record: SweepRecord, metric: str, mode: Mode) -> Table:
         [_cell(name, value, metric) for name, value in zip(shown.columns, row, strict=True)]
         for row in shown.itertuples(index=False, name=None)
     ]
-    return Table("Leaderboard", caption, [name.removeprefix("params.") for name in shown.columns], rows)
+    columns = [name.removeprefix("params.") for name in shown.columns]
+    return Table("Leaderboard", caption, columns, rows, [f"trial-{trial}" for trial in table["trial"]])
 
 
 def _read_first(columns: Sequence[str]) -> list[str]:
     """Put the parameters before the sizes, which a narrow screen may cut off."""
-    sizes = ("duration_s", "parameters", "onnx_bytes", "peak_memory_bytes")
+    sizes = ("duration_s", "parameters", "onnx_bytes", "latency_ms", "peak_memory_bytes")
     return [*(name for name in columns if name not in sizes), *(name for name in columns if name in sizes)]
 
 

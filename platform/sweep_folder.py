@@ -26,10 +26,12 @@ EXTENDABLE = (
     "budget.wall_time_s",
     "budget.disk_bytes",
     "repeats",
+    "stop_when",
+    "targets",
     "resources.",
     "tracking.",
 )
-"""Keys that may differ on a resume: how long to go on, what follows, with what, and who is told."""
+"""Keys that may differ on a resume: how long to go on, what to choose, what follows, with what, and who is told."""
 
 
 @dataclass(frozen=True)

@@ -138,7 +138,7 @@ def test_a_sweep_whose_trials_all_failed_has_a_report_too(tmp_path: Path) -> Non
     write_report(tmp_path / "report.html", ReportInput(record, None, TWO, 27, "quick", "", {}, ""))
     text = Page((tmp_path / "report.html").read_text(encoding="utf-8")).text
     assert "no trial that keeps the constraints completed or was stopped" in text
-    assert "No completed trial keeps the constraints." in text
+    assert "Needs two numbers in which completed or stopped trials differ." in text
     assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
 
 

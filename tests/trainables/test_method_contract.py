@@ -21,7 +21,7 @@ from trainables.plain_trial import PlainTrial
 from trainables.trial import TrialStopped
 from trainables.windows import window_signal
 
-MEASURED = {"epoch_s", "peak_memory_bytes"}
+MEASURED = {"epoch_s", "peak_memory_bytes", "process_peak_bytes"}
 WORLD_SIZE = 2
 
 
@@ -43,6 +43,10 @@ class Tiny:
 
 
 TINY = {
+    "adagrad_fusion": Tiny(
+        params={"size": "nano", "tuning": "full", "epochs": 3, "batch_size": 16, "lr": 1e-2},
+        exact={"tuning": "fused", "rank": 4, "bp_batch": 4, "zo_chunk": 8, "cutmix_alpha": 0.0},
+    ),
     "supervised": Tiny(
         params={"model": "cnn", "channels": 16, "depth": 3, "epochs": 4, "batch_size": 16, "lr": 1e-2},
         exact={"norm": "layer", "dropout": 0.0},
@@ -50,6 +54,10 @@ TINY = {
     "hubert_ecg": Tiny(
         params={"size": "tiny", "epochs": 4, "batch_size": 16, "lr": 2e-3},
         exact={"dropout": 0.0, "encoder_dropout": 0.0},
+    ),
+    "atml": Tiny(
+        params={"model": "OptimizedAFNet", "epochs": 4, "batch_size": 8, "lr": 2e-2, "dropout": 0.1},
+        exact={"model": "LinearBinaryClassifier", "dropout": 0.0},
     ),
 }
 
