@@ -11,6 +11,7 @@ from typing import Any
 
 from platform import adagrad_fusion_outcome
 from platform.finished_sweep import Findings, FinishedSweep
+from platform.hubert_ecg_outcome import conclude_fine_tuning, conclude_pretraining
 
 
 @dataclass(frozen=True)
@@ -29,4 +30,6 @@ class MethodOutcome:
 
 METHOD_OUTCOMES: dict[str, MethodOutcome] = {
     "adagrad_fusion": MethodOutcome(adagrad_fusion_outcome.conclude),
+    "hubert_ecg": MethodOutcome(conclude_fine_tuning),
+    "hubert_ecg_pretrain": MethodOutcome(conclude_pretraining),
 }
