@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+MEASURED_EPOCHS = 2  # whose tensors are counted: the first step lacks the optimiser's averages, and may be an epoch
 SAMPLE_EVERY_S = 0.02  # a step of training takes longer; a look costs 20 us
 
 
