@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from platform.finished_sweep import Findings, FinishedSweep
+from platform.peft_cells import cell_name
+from platform.peft_outcome import conclude_peft
 
 
 @dataclass(frozen=True)
@@ -26,4 +28,6 @@ class MethodOutcome:
     cell: Callable[[Mapping[str, Any]], str] | None = None
 
 
-METHOD_OUTCOMES: dict[str, MethodOutcome] = {}
+METHOD_OUTCOMES: dict[str, MethodOutcome] = {
+    "peft": MethodOutcome(conclude_peft, cell_name),
+}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from trainables.method import Method
+from trainables.peft_method import PEFT
 from trainables.supervised import SUPERVISED
 
-METHODS: dict[str, Method] = {method.name: method for method in (SUPERVISED,)}
+METHODS: dict[str, Method] = {method.name: method for method in (SUPERVISED, PEFT)}
