@@ -59,6 +59,23 @@ TINY = {
         params={"size": "tiny", "epochs": 4, "batch_size": 16, "lr": 2e-3},
         exact={"dropout": 0.0, "encoder_dropout": 0.0},
     ),
+    "peft": Tiny(
+        params={
+            "backbone": "ecg_fm",
+            "lead_placement": "mean",
+            "resample_factor": 4.0,
+            "tuning": "last_layers",
+            "n_layers": 2,
+            "pooling": "layer_sum",
+            "normalisation": "global",
+            "epochs": 6,
+            "batch_size": 16,
+            "lr": 3e-3,
+            "head_lr": 1e-2,
+        },
+        exact={"head_dropout": 0.0, "encoder_dropout": 0.0},
+        onnx_tolerance=0.02,
+    ),
 }
 
 # Pretraining has a contract of its own: tests/trainables/pretraining/test_pretraining_contract.py.
