@@ -7,9 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from platform import atml_outcome
 from platform.finished_sweep import Findings, FinishedSweep
+from platform.score_folder import write_score_folder
+from platform.trained_model import TrainedModel
 
 
 @dataclass(frozen=True)
@@ -20,10 +24,14 @@ class MethodOutcome:
         conclude: writes the method's own files into the sweep's folder, and returns what to say of them.
         cell: a trial's configuration (dotted keys) -> the cell of a table that it belongs to; the checkpoint of every
             cell's best trial is then kept beside those of the sweep's best. None: the method compares no cells.
+        on_incumbent: told of the sweep's folder and the model of every new best trial while the search goes on.
     """
 
     conclude: Callable[[FinishedSweep], Findings]
     cell: Callable[[Mapping[str, Any]], str] | None = None
+    on_incumbent: Callable[[Path, TrainedModel], object] | None = None
 
 
-METHOD_OUTCOMES: dict[str, MethodOutcome] = {}
+METHOD_OUTCOMES: dict[str, MethodOutcome] = {
+    "atml": MethodOutcome(atml_outcome.conclude, atml_outcome.architecture, write_score_folder),
+}
