@@ -40,7 +40,7 @@ from platform.command_line import BAD_INPUT, INTERRUPTED, OneLineParser, one_lin
 from platform.edge_table import edge_lines
 from platform.exported_model import export_trained
 from platform.trained_model import TrainedModel, read_trained_model
-from trainables.checkpoint import save_weights, write_whole
+from trainables.checkpoint import load_weights, save_weights, write_whole
 from trainables.deployed_model import cut_chain
 from trainables.deployed_onnx import DeployedOnnx, Difference
 from trainables.edge_files import write_edge_files
@@ -168,7 +168,7 @@ class Quantisation:
 
 
 def _export_safetensors(trained: TrainedModel, path: Path) -> str:
-    save_weights(path, trained.model.state_dict(), {"card": trained.card.model_dump_json()})
+    save_weights(path, load_weights(trained.weights), {"card": trained.card.model_dump_json()})
     n_parameters = sum(parameter.numel() for parameter in trained.model.parameters())
     return (
         f"{path}: {path.stat().st_size:,} bytes, {n_parameters:,} parameters of {trained.card.trial}; "

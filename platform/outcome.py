@@ -29,7 +29,7 @@ from platform.study import spawn_seed
 from platform.study_db import Objectives, outcome_values
 from platform.test_result import TestResult
 from platform.trained_model import BEST_FOLDER, CARD_NAME, WEIGHTS_NAME, read_trained_model
-from trainables.checkpoint import save_weights, write_whole
+from trainables.checkpoint import load_weights, save_weights, write_whole
 from trainables.evaluation import evaluate
 from trainables.onnx_export import export_onnx
 from trainables.windows import window_signal
@@ -222,7 +222,7 @@ class _Winner:
         self.folder.mkdir(exist_ok=True)
         test = self._test()
         model, card = self.trained.model, self.trained.card
-        save_weights(self.folder / WEIGHTS_NAME, model.state_dict())
+        save_weights(self.folder / WEIGHTS_NAME, load_weights(self.trained.weights))
         difference = export_onnx(
             model, window_signal(self.trained.config, card.data.signal), self.folder / "model.onnx"
         )

@@ -20,7 +20,7 @@ class Use(IntEnum):
     BACKBONE = 9  # random weights that all trials share
     DIRECTION = 20  # of a zeroth-order gradient
     SPARSITY = 21
-    MASK = 30  # of tokens, in pretraining
+    MASK = 22  # of tokens, in pretraining
 
 
 def derive_seed(use: Use, *entropy: int) -> int:

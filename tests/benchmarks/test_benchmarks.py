@@ -8,16 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import (
-    data_throughput,
-    disk_formats,
-    distillation,
-    ingest,
-    memory,
-    pretrain,
-    streaming,
-    trial_overhead,
-)
+from benchmarks import data_throughput, disk_formats, distillation, ingest, memory, pretrain, streaming, trial_overhead
 
 pytestmark = [
     pytest.mark.slow,
@@ -76,14 +67,6 @@ def test_disk_formats_give_back_what_was_written_in_each(tmp_path: Path, recordi
     assert len(medians_of(file)) == 2 * len(disk_formats.FORMATS) + 1
 
 
-def test_pretrain_compares_features_with_loops_and_training_with_transformers(tmp_path: Path) -> None:
-    file = tmp_path / "result.json"
-    arguments = ["--repeats", "1", "--records", "200", "--loop-records", "5", "--json", str(file)]
-    assert pretrain.main(arguments) == 0
-    assert all(median > 0 for median in medians_of(file).values())
-    assert len(medians_of(file)) == 7
-
-
 def test_distillation_compares_a_students_latency_with_its_teachers(tmp_path: Path) -> None:
     file = tmp_path / "result.json"
     arguments = ["--repeats", "2", "--teacher", "tinylight", "--student", "nano", "--json", str(file)]
@@ -91,3 +74,11 @@ def test_distillation_compares_a_students_latency_with_its_teachers(tmp_path: Pa
     medians = medians_of(file)
     assert medians["teacher / student, latency"] > 0
     assert medians["tinylight.onnx, size"] > medians["nano.onnx, size"]
+
+
+def test_pretrain_compares_features_with_loops_and_training_with_transformers(tmp_path: Path) -> None:
+    file = tmp_path / "result.json"
+    arguments = ["--repeats", "1", "--records", "200", "--loop-records", "5", "--json", str(file)]
+    assert pretrain.main(arguments) == 0
+    assert all(median > 0 for median in medians_of(file).values())
+    assert len(medians_of(file)) == 7

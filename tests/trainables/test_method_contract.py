@@ -51,13 +51,30 @@ TINY = {
         params={"model": "cnn", "channels": 16, "depth": 3, "epochs": 4, "batch_size": 16, "lr": 1e-2},
         exact={"norm": "layer", "dropout": 0.0},
     ),
+    "atml": Tiny(
+        params={"model": "OptimizedAFNet", "epochs": 4, "batch_size": 8, "lr": 2e-2, "dropout": 0.1},
+        exact={"model": "LinearBinaryClassifier", "dropout": 0.0},
+    ),
     "hubert_ecg": Tiny(
         params={"size": "tiny", "epochs": 4, "batch_size": 16, "lr": 2e-3},
         exact={"dropout": 0.0, "encoder_dropout": 0.0},
     ),
-    "atml": Tiny(
-        params={"model": "OptimizedAFNet", "epochs": 4, "batch_size": 8, "lr": 2e-2, "dropout": 0.1},
-        exact={"model": "LinearBinaryClassifier", "dropout": 0.0},
+    "peft": Tiny(
+        params={
+            "backbone": "ecg_fm",
+            "lead_placement": "mean",
+            "resample_factor": 4.0,
+            "tuning": "last_layers",
+            "n_layers": 2,
+            "pooling": "layer_sum",
+            "normalisation": "global",
+            "epochs": 6,
+            "batch_size": 16,
+            "lr": 3e-3,
+            "head_lr": 1e-2,
+        },
+        exact={"head_dropout": 0.0, "encoder_dropout": 0.0},
+        onnx_tolerance=0.02,
     ),
 }
 

@@ -81,7 +81,7 @@ def architecture_of(family: Family, size: Size) -> Architecture:
     )
 
 
-def build_network(architecture: Architecture, dropout: float = 0.0) -> Any:
+def build_network(architecture: Architecture, dropout: float = 0.0, *, masks: bool = True) -> Any:
     """Build a module in the layout of `transformers`, initialised from torch's global generator.
 
     A network of several inputs is made of the same modules but for its first convolution, so the whole library of
@@ -90,18 +90,19 @@ def build_network(architecture: Architecture, dropout: float = 0.0) -> Any:
 
     Args:
         dropout: after attention and feed-forward, and of attention weights; layers are never skipped.
+        masks: whether it has the vector that masked tokens get, `masked_spec_embed`.
 
     Returns:
         `transformers.Wav2Vec2Model` or `transformers.HubertModel`: feature_extractor, feature_projection, encoder.
     """
-    config = network_config(architecture, dropout)
+    config = network_config(architecture, dropout, masks=masks)
     network = _model_class(architecture.layout)(config)
     if architecture.n_inputs > 1:
         _widen(network.feature_extractor.conv_layers[0], architecture)
     return network
 
 
-def network_config(architecture: Architecture, dropout: float = 0.0) -> Any:
+def network_config(architecture: Architecture, dropout: float = 0.0, *, masks: bool = True) -> Any:
     """Return the `transformers` configuration of a shape."""
     n_convs = len(architecture.conv_kernels)
     return _model_class(architecture.layout).config_class(
@@ -122,6 +123,8 @@ def network_config(architecture: Architecture, dropout: float = 0.0) -> Any:
         attention_dropout=dropout,
         activation_dropout=0.0,
         feat_proj_dropout=0.0,
+        mask_time_prob=0.05 if masks else 0.0,  # any value above 0 makes the vector; masking itself is ours
+        mask_feature_prob=0.0,
         layerdrop=0.0,  # a skipped layer would skip its adapter
     )
 

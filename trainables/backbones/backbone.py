@@ -46,13 +46,12 @@ class Backbone(nn.Module):
         self.architecture = architecture_of(config.backbone, config.size)
         self.placement = Placement(config, window_signal(config, signal))
         self.n_tokens = _checked_tokens(config, self.architecture, self.placement, len(signal.lead_names))
-        self.network: Any = build_network(self.architecture, config.encoder_dropout)
+        # A vector that takes part in nothing would hang several workers.
+        self.network: Any = build_network(self.architecture, config.encoder_dropout, masks=config.mask_prob > 0)
         self.pooling, self.mask_prob = config.pooling, config.mask_prob
         self.mask_span = fit_span(config.mask_span, self.n_tokens)
         n_states = 1 + self.n_layers if config.pooling == "layer_sum" else 1
         self.pool = Pool(config.pooling, config.lead_pooling, n_states, self.hidden_size)
-        if not config.mask_prob:
-            del self.network.masked_spec_embed  # a parameter that takes part in nothing would hang several workers
 
     @property
     def hidden_size(self) -> int:

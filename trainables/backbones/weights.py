@@ -10,6 +10,7 @@ import json
 import pickle
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -52,7 +53,8 @@ def load_pretrained(backbone: Backbone, config: BackboneConfig) -> None:
             out.
     """
     if config.weights != "random":
-        load_network(backbone.network, find_weights(config), backbone.architecture)
+        weights = read_weights(find_weights(config), backbone.architecture, backbone.network.state_dict())
+        backbone.network.load_state_dict(weights)
 
 
 def check_weights(config: BackboneConfig) -> None:
@@ -63,8 +65,8 @@ def check_weights(config: BackboneConfig) -> None:
     if config.weights != "random":
         architecture = architecture_of(config.backbone, config.size)
         with torch.device("meta"):
-            network = build_network(architecture)
-        load_network(network, find_weights(config), architecture)
+            network = build_network(architecture, masks=config.mask_prob > 0)
+        read_weights(find_weights(config), architecture, network.state_dict())
 
 
 def find_weights(config: BackboneConfig) -> Path:
@@ -90,22 +92,20 @@ def find_weights(config: BackboneConfig) -> Path:
     return fetch_from_hub(match[1], FILE_NAMES if match[2] is None else (match[2],))
 
 
-def load_network(network: Any, path: Path, architecture: Architecture) -> None:
-    """Load a file of weights into a module in the layout of `transformers`, all of its tensors.
+def read_weights(path: Path, architecture: Architecture, wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Read the weights of a network in the layout of `transformers`, and compare them with those that are `wanted`.
 
-    On the meta device tensors are compared, not kept. Only the vector that stands for masked tokens may be absent on
-    either side, unless the network masks.
+    All must be there and no others, but for the vector of masked tokens, which only a network that masks needs.
 
     Raises:
         ValueError: the file can't be read safely, or holds the weights of another network.
     """
     _check_config(path.with_name("config.json"), architecture)
     weights = _read_network(path)
-    wanted = network.state_dict()
     if MASK_KEY not in wanted:
         weights.pop(MASK_KEY, None)
     _compare(weights, wanted, path)
-    network.load_state_dict(weights, assign=False)
+    return weights
 
 
 def read_state(path: Path) -> dict[str, Any]:
@@ -211,13 +211,14 @@ def fetch_from_hub(repository: str, names: Sequence[str] = FILE_NAMES) -> Path:
 
     fault = f"has no {' nor '.join(names)}"
     try:
-        _fetch(repository, "config.json")
         found = next(filter(None, (_fetch(repository, name) for name in names)), None)
     except (LocalEntryNotFoundError, OfflineModeIsEnabled):
         found, fault = None, "can't be reached, and is not in the local cache"
     except HfHubHTTPError as error:
         found, fault = None, f"can't be had ({str(error).splitlines()[0]})"
     if found is not None:
+        with suppress(LocalEntryNotFoundError, OfflineModeIsEnabled):  # a cache without it is like a file without it
+            _fetch(repository, "config.json")
         return found
     raise ValueError(
         f"weights: {repository} {fault}; fetch it where there is a network "

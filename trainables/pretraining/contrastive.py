@@ -258,11 +258,11 @@ class _ScaledGradient(torch.autograd.Function):
         return values.view_as(values)
 
     @staticmethod
-    def backward(context: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(context: Any, gradient: Tensor) -> tuple[Tensor, None]:
         return gradient * context.scale, None
 
 
 def _scale_gradient(values: Tensor, scale: float) -> Tensor:
     """Return `values`, whose gradient is multiplied by `scale` on its way back."""
-    scaled: Tensor = _ScaledGradient.apply(values, scale)
+    scaled: Tensor = _ScaledGradient.apply(values, scale)  # type: ignore[no-untyped-call]
     return scaled

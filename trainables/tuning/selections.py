@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Literal
+from typing import Any
 
 from torch import nn
-
-Selection = Literal["linear_probe", "full", "last_layers", "bias", "ln_tuning"]
 
 
 def transformer_norms(network: Any) -> Iterator[nn.Parameter]:
@@ -43,7 +41,7 @@ def _norms(network: Any, n_layers: int) -> Iterator[nn.Parameter]:
     yield from transformer_norms(network)
 
 
-SELECTIONS: Mapping[Selection, Callable[[Any, int], Iterator[nn.Parameter]]] = {
+SELECTIONS: Mapping[str, Callable[[Any, int], Iterator[nn.Parameter]]] = {
     "linear_probe": _nothing,
     "full": _everything,
     "last_layers": _last_layers,
