@@ -86,6 +86,7 @@ def test_its_model_embeds_records_and_goes_to_onnx(name: str, folder: Path, data
     assert export_onnx(model, dataset.signal, tmp_path / "model.onnx") < 1e-4
 
 
+@pytest.mark.slow
 def test_two_workers_equal_one(name: str, folder: Path, dataset: Dataset, tmp_path: Path) -> None:
     """In batches of 15 shares differ. Noise in a forward pass is each worker's own: it is switched off."""
     exact = {**EXACT, "batch_size": 15}
