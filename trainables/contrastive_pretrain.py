@@ -12,7 +12,7 @@ from torch import nn
 
 from data.dataset import Dataset, LabelSet, Signal, Task
 from trainables.backbones.architecture import Size, architecture_of
-from trainables.backbones.weights import read_weights
+from trainables.backbones.weights import load_network
 from trainables.hubert_ecg_weights import weights_file
 from trainables.method import Method
 from trainables.pretraining.contrastive import PART_NAMES, Contrastive, ContrastiveBatches, ContrastiveConfig
@@ -78,8 +78,7 @@ def train(config: ContrastivePretrainConfig, dataset: Dataset, trial: Trial) -> 
     model = build_model(config, dataset.signal, dataset.label_set)
     assert isinstance(model, Contrastive)
     if config.weights != "random":
-        path, wanted = weights_file(config.weights), model.network.state_dict()
-        model.network.load_state_dict(read_weights(path, model.architecture, wanted))
+        load_network(model.network, weights_file(config.weights), model.architecture)
     pretrain(model, ContrastiveBatches(config, model.architecture, model.n_tokens), config, dataset, trial)
 
 
