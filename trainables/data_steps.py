@@ -6,4 +6,6 @@ from trainables.data_step import DataStep
 from trainables.hubert_ecg_clusters import HUBERT_ECG_CLUSTERS
 from trainables.hubert_ecg_features import HUBERT_ECG_FEATURES
 
-DATA_STEPS: dict[str, DataStep] = {step.name: step for step in (HUBERT_ECG_FEATURES, HUBERT_ECG_CLUSTERS)}
+_STEPS: tuple[DataStep, ...] = (HUBERT_ECG_FEATURES, HUBERT_ECG_CLUSTERS)
+
+DATA_STEPS: dict[str, DataStep] = {step.name: step for step in _STEPS}
