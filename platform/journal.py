@@ -26,6 +26,7 @@ EventKind = Literal[
     "reported",  # a trial's metrics after an epoch, its checkpoint saved
     "ended",  # a trial ended, once: COMPLETED, STOPPED or FAILED
     "tested",  # a look at a test fold; by `platform.evaluate` it has `evaluated` in the place of `metrics`
+    "stage",  # of a chain: a stage (`stage`) started or ended (`state`), with what it was given or has left
     "closed",  # the sweep's process ended in order: `reason` is done, interrupted or budget
 ]
 
@@ -170,6 +171,7 @@ class SweepRecord:
     repeats: dict[str, TrialRecord] = field(default_factory=dict)  # no part of the search: they are not ranked
     infeasible: list[Event] = field(default_factory=list)
     tested: list[Event] = field(default_factory=list)
+    stages: list[Event] = field(default_factory=list)  # of a chain
     closed: list[Event] = field(default_factory=list)
     sessions: list[tuple[float, float]] = field(default_factory=list)  # (opened, last event) of each process
 
@@ -238,9 +240,19 @@ class SweepRecord:
             trial.constraints, trial.error = body.get("constraints", {}), body.get("error", "")
             trial.heard(event.time_s)
         else:
-            {"opened": self.opened, "infeasible": self.infeasible, "tested": self.tested, "closed": self.closed}[
-                event.kind
-            ].append(event)
+            {
+                "opened": self.opened,
+                "infeasible": self.infeasible,
+                "tested": self.tested,
+                "stage": self.stages,
+                "closed": self.closed,
+            }[event.kind].append(event)
+
+    @property
+    def is_done(self) -> bool:
+        """Whether the last process has brought the sweep to its end."""
+        last = self.closed[-1] if self.closed else None
+        return last is not None and last.body["reason"] == "done" and last.time_s >= self.opened[-1].time_s
 
 
 def replay(events: Iterable[Event]) -> SweepRecord:

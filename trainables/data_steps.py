@@ -4,4 +4,6 @@ from __future__ import annotations
 
 from trainables.data_step import DataStep
 
-DATA_STEPS: dict[str, DataStep] = {step.name: step for step in ()}
+_STEPS: tuple[DataStep, ...] = ()
+
+DATA_STEPS: dict[str, DataStep] = {step.name: step for step in _STEPS}
