@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 
 from data.loading import describe
+from platform.artefacts import StageSpec
 from platform.samplers import STATIC_QUANTITIES
 from platform.scheduler import rungs
 from platform.spec import Spec
@@ -22,15 +23,42 @@ def dry_run_text(spec: Spec) -> str:
     Raises:
         ValueError: the store exists, but does not fit the spec.
     """
-    sections = {
+    return _written(_sections(spec)) + _NOTHING
+
+
+def chain_dry_run_text(specs: Mapping[str, StageSpec]) -> str:
+    """Return the stages of a chain as they would run; what an earlier stage has yet to find stands in.
+
+    Raises:
+        ValueError: a store exists, but does not fit its stage.
+    """
+    parts = [f"===== stage {name}\n\n{_written(_stage_sections(spec))}" for name, spec in specs.items()]
+    return "\n\n".join(parts) + _NOTHING
+
+
+_NOTHING: Final = "\n\nnothing was started, nothing was written\n"
+
+
+def _stage_sections(spec: StageSpec) -> dict[str, list[str]]:
+    if isinstance(spec, Spec):
+        return _sections(spec)
+    points = [", ".join(f"{name}: {_text(value)}" for name, value in point.items()) for point in spec.points]
+    return {"resolved spec": spec.to_yaml().splitlines(), "points": [point or "one" for point in points]}
+
+
+def _written(sections: Mapping[str, Sequence[str]]) -> str:
+    blocks = (f"{title}\n" + "\n".join(f"  {line}" for line in lines) for title, lines in sections.items())
+    return "\n\n".join(blocks)
+
+
+def _sections(spec: Spec) -> dict[str, list[str]]:
+    return {
         "resolved spec": spec.to_yaml().splitlines(),
         "sampled configurations": list(_configuration_lines(spec)),
         "rungs": list(_rung_lines(spec)),
         "budget": list(_budget_lines(spec)),
         "data": list(_data_lines(spec)),
     }
-    blocks = (f"{title}\n" + "\n".join(f"  {line}" for line in lines) for title, lines in sections.items())
-    return "\n\n".join(blocks) + "\n\nnothing was started, nothing was written\n"
 
 
 def _configuration_lines(spec: Spec) -> Iterator[str]:

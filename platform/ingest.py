@@ -32,6 +32,7 @@ from data.ingest import Progress as Report
 from data.ingest import ingest
 from data.inspection import inspect_store, sample_records
 from data.kinds.code_hdf5 import export_code_hdf5
+from data.loading import DataConfig, describe, make_store
 from data.store import Dtype, Format
 from data.store_folder import check_free
 from platform.command_line import BAD_INPUT, INTERRUPTED, OneLineParser, one_line
@@ -160,6 +161,13 @@ def build_config(config_type: type[BaseModel], options: argparse.Namespace) -> B
         where = f"{_argument(config_type, name)}: " if name else ""
         got = f", got {first['input']!r}" if name in given else ""
         raise ValueError(f"{where}{first['msg'].removeprefix('Value error, ')}{got}") from None
+
+
+def made_store(config: DataConfig) -> None:
+    """Make a synthetic store at its first use, with its progress shown."""
+    if describe(config).manifest is None:
+        with shown_progress(f"making {config.store}") as progress:
+            make_store(config, progress)
 
 
 @contextmanager

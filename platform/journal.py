@@ -30,6 +30,7 @@ EventKind = Literal[
     "avoided",  # values that `search.avoid` was told to keep away from, beside those that failed here
     "measured",  # what was measured of a trial's model after the search, and by how much that breaks constraints
     "tested",  # a look at a test fold: `metrics` of the best trial, or `ensemble`, `finding` or `evaluated`
+    "stage",  # of a chain: a stage (`stage`) started or ended (`state`), with what it was given or has left
     "closed",  # the sweep's process ended in order: `reason` is done, target (`stop_when` was met) or interrupted
 ]
 
@@ -190,6 +191,7 @@ class SweepRecord:
     infeasible: list[Event] = field(default_factory=list)
     avoided: list[Event] = field(default_factory=list)
     tested: list[Event] = field(default_factory=list)
+    stages: list[Event] = field(default_factory=list)  # of a chain
     closed: list[Event] = field(default_factory=list)
     sessions: list[tuple[float, float]] = field(default_factory=list)  # (opened, last event) of each process
 
@@ -271,8 +273,17 @@ class SweepRecord:
             "infeasible": self.infeasible,
             "avoided": self.avoided,
             "tested": self.tested,
+            "stage": self.stages,
             "closed": self.closed,
         }[kind]
+
+    @property
+    def is_done(self) -> bool:
+        """Whether the last process has brought the sweep to its end."""
+        if not self.closed:
+            return False
+        last = self.closed[-1]
+        return last.body["reason"] in ("done", "target") and last.time_s >= self.opened[-1].time_s
 
 
 def replay(events: Iterable[Event]) -> SweepRecord:

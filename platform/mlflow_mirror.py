@@ -12,7 +12,7 @@ import datetime
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
@@ -55,6 +55,7 @@ class Target:
         sweep: the sweep's name, a tag of every run.
         tags: tags of every run.
         params: parameters of the parent run, flat dotted keys.
+        chain: of a stage: the tags by which the chain's own run is found, below which the stage's stands.
     """
 
     uri: str
@@ -62,6 +63,7 @@ class Target:
     sweep: str
     tags: Mapping[str, str]
     params: Mapping[str, str]
+    chain: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if "'" in self.sweep:
@@ -83,7 +85,7 @@ class Target:
         return ROOT / self.uri.removeprefix(SQLITE) if self.uri.startswith(SQLITE) else None
 
     def to_fields(self) -> dict[str, Any]:
-        return {**asdict(self), "tags": dict(self.tags), "params": dict(self.params)}
+        return {**asdict(self), "tags": dict(self.tags), "params": dict(self.params), "chain": dict(self.chain)}
 
 
 class Mirror:
@@ -98,10 +100,10 @@ class Mirror:
         self._client = MlflowClient(tracking_uri=target.resolved_uri)
         self._experiment_id = self._open_experiment()
         # The name alone is not unique on a server that several people use.
-        self._identity = {"sweep": target.sweep, "opened": _iso(opened_s)}
+        self._identity = run_identity(target.sweep, opened_s)
         self._runs: dict[str, str] = {}
         self._statuses: dict[str, str] = {}
-        for run in self._existing_runs():
+        for run in self._existing_runs(self._identity):
             self._remember(_run_key(run.data.tags.get("trial", PARENT), run.data.tags.get("fold")), run)
 
     def send(self, record: SweepRecord, events: Sequence[Event]) -> None:
@@ -138,8 +140,8 @@ class Mirror:
             return str(found.experiment_id)
         return str(self._client.create_experiment(self._target.experiment, self._target.artifact_location))
 
-    def _existing_runs(self) -> Iterator[Run]:
-        rules = [f"tags.{key} = '{value}'" for key, value in self._identity.items()]
+    def _existing_runs(self, identity: Mapping[str, str]) -> Iterator[Run]:
+        rules = [f"tags.{key} = '{value}'" for key, value in identity.items()]
         token = None
         while True:
             page = self._client.search_runs([self._experiment_id], " and ".join(rules), page_token=token)
@@ -227,8 +229,24 @@ class Mirror:
     # ------------------------------------------------------------------ the sweep
 
     def _create_parent(self, record: SweepRecord) -> None:
-        self._create(PARENT, record.sessions[0][0], {"state": "RUNNING"}, self._target.sweep)
+        tags = {"state": "RUNNING", **self._below_the_chain()}
+        self._create(PARENT, record.sessions[0][0], tags, self._target.sweep)
         self._open_parent()
+
+    def _below_the_chain(self) -> dict[str, str]:
+        """Return the tag that makes a stage's run a child of its chain's.
+
+        Raises:
+            OSError: the chain's run is not there yet; the tracker tries again later.
+        """
+        if not self._target.chain:
+            return {}
+        run = next(self._existing_runs(self._target.chain), None)
+        if run is None:
+            raise OSError(
+                f"the chain's run is not there; send it first: python -m platform.tracking {self._folder.parent}"
+            )
+        return {MLFLOW_PARENT_RUN_ID: run.info.run_id}
 
     def _open_parent(self) -> None:
         """Set the parent running, with its parameters; MLflow keeps the first value of one, so later ones are tags."""
@@ -255,7 +273,13 @@ class Mirror:
         self._log(PARENT, _metrics(numbers, closed.time_s, len(record.closed)))
         self._send_files()
         if closed.body["reason"] != "interrupted":
-            found = any(trial.state in ("COMPLETED", "STOPPED") for trial in record.trials.values())
+            # A chain has no trials: it has come to its end, or a stage has found nothing.
+            states = [trial.state for trial in record.trials.values()]
+            found = (
+                any(state in ("COMPLETED", "STOPPED") for state in states)
+                if states
+                else closed.body["reason"] == "done"
+            )
             self._end(PARENT, *(("FINISHED", "COMPLETED") if found else ("FAILED", "FAILED")), closed.time_s)
         self.kill(record, closed.time_s)
 
@@ -339,6 +363,11 @@ def _test_numbers(look: Mapping[str, Any]) -> dict[str, float]:
     for name, (low, high) in look.get("intervals", {}).items():
         numbers |= {f"test/{name}/low": low, f"test/{name}/high": high}
     return numbers
+
+
+def run_identity(sweep: str, opened_s: float) -> dict[str, str]:
+    """Return the tags by which all runs of a sweep, or of a chain, are found again."""
+    return {"sweep": sweep, "opened": _iso(opened_s)}
 
 
 def _metrics(numbers: Mapping[str, float], time_s: float, step: int) -> list[Metric]:

@@ -61,8 +61,13 @@ class Outcome:
         best = {f"best/{metric}": value for (metric, _), value in zip(objectives, values, strict=True)}
         return {**best, **(self.repeats.metrics() if self.repeats is not None else {})}
 
-    def text(self, folder: Path, spec: Spec, resume: str) -> str:
-        """Return the lines that end a sweep's output."""
+    def text(self, folder: Path, spec: Spec, resume: str, key: str = "") -> str:
+        """Return the lines that end a sweep's output.
+
+        Args:
+            resume: the command that takes it up again.
+            key: of a stage: what stands before its keys in `--set`.
+        """
         if self.best is None:
             return self._nothing(folder, spec)
         objective = spec.search.objectives[0]
@@ -78,7 +83,7 @@ class Outcome:
         if self.repeats is not None:
             lines += self.repeats.lines()
         lines += self.findings.lines
-        return "\n".join([*lines, *_commands(folder, spec, resume)])
+        return "\n".join([*lines, *_commands(folder, spec, resume, key)])
 
     def _nothing(self, folder: Path, spec: Spec) -> str:
         if self.n_ended_well:
@@ -97,7 +102,7 @@ class Outcome:
         return [*lines, f"looks at the test fold: {self.test_looks}"]
 
 
-def _commands(folder: Path, spec: Spec, resume: str) -> list[str]:
+def _commands(folder: Path, spec: Spec, resume: str, key: str) -> list[str]:
     return [
         f"  report       {folder}/report.html",
         f"  best model   {folder}/best/",
@@ -105,7 +110,7 @@ def _commands(folder: Path, spec: Spec, resume: str) -> list[str]:
         f"  leaderboard  {folder}/leaderboard.csv",
         f"  runs         mlflow ui --backend-store-uri {spec.tracking.uri}   (experiment {spec.tracking.experiment})",
         f"  study        optuna-dashboard sqlite:///{folder}/study.db",
-        f"  more trials  {resume} --set budget.trials={2 * spec.budget.trials}",
+        f"  more trials  {resume} --set {key}budget.trials={2 * spec.budget.trials}",
     ]
 
 

@@ -18,6 +18,8 @@ from platform.domains import ARGUMENTS, VERBS
 from platform.samplers import SAMPLERS
 from platform.spec import Spec
 from platform.spec_error import models_in
+from platform.stages import DEFAULTS, STAGES
+from trainables.data_steps import DATA_STEPS
 from trainables.methods import METHODS
 
 ROOT: Final = Path(__file__).parent.parent
@@ -38,6 +40,10 @@ A parameter has a value, or a verb in whose range the search chooses. Parameters
 as a nested one. Without any verb, the spec is one plain training run. A verb may have a condition,
 `{choice: [16, 32], when: {model: cnn}}` or `when: {model: [cnn, inception1d]}`: the parameter then exists only where
 the other one has that value (or one of those), and every condition holds.
+"""
+_STAGES: Final = """
+A chain has `stages` in the place of `method` and `params`; [chains.md](chains.md) says how. A stage takes the keys
+above but `name` and `tracking`, and these:
 """
 _VERBS: Final = "Ranges include both ends, in every verb."
 _SAMPLERS: Final = """
@@ -60,8 +66,19 @@ def markdown() -> str:
     parts += ["## params", _PARAMS]
     for name, method in METHODS.items():
         parts += [f"### method: {name}", _table([*_rows(method.config, "")])]
+    parts += ["## stages", _STAGES, _table(_STAGE_KEYS)]
+    for name, step in DATA_STEPS.items():
+        parts += [f"### step: {name}", _table([*_rows(step.config, "")])]
     parts += ["## Verbs", _VERBS, _verb_table(), "## Samplers", _SAMPLERS, _sampler_table()]
     return "\n\n".join(part.strip() for part in parts) + "\n"
+
+
+_STAGE_KEYS: Final = (
+    ("key", "type", "description"),
+    ("`from`", "text", "stage whose best trial gives the method and the parameters: `teacher.best`"),
+    ("`step`", "text", "a data step, in the place of a method"),
+    ("`select`", "mapping", "of a data step with verbs: the measure (`metric`, `mode`) by which the best is chosen"),
+)
 
 
 def _section(model: type[BaseModel], path: str) -> Iterator[str]:
@@ -191,19 +208,84 @@ def _sampler_table() -> str:
 
 def schema() -> dict[str, Any]:
     """Return the JSON schema of a spec file, for editors: it completes keys, and marks most of what is refused."""
-    whole = Spec.model_json_schema()
-    definitions = whole["$defs"]
+    study = Spec.model_json_schema()
+    definitions = study.pop("$defs")
     definitions["when"] = {
         "type": "object",
         "minProperties": 1,
         "description": "the parameter exists only where these others have the value, or one of the values",
     }
     definitions |= {f"verb_{verb}": _verb_schema(verb) for verb in VERBS}
-    whole["properties"]["method"] |= {"enum": list(METHODS)}
-    whole["properties"]["params"] = {"type": "object", "description": whole["properties"]["params"]["description"]}
-    whole["allOf"] = [_method_rule(name, method.config, definitions) for name, method in METHODS.items()]
-    whole["$schema"] = "https://json-schema.org/draft/2020-12/schema"
-    return whole
+    study["properties"]["method"] |= {"enum": list(METHODS)}
+    study["properties"]["params"] = {"type": "object", "description": study["properties"]["params"]["description"]}
+    definitions |= _chain_schemas(study, definitions)
+    study["allOf"] = [_method_rule(name, method.config, definitions) for name, method in METHODS.items()]
+    definitions["study"] = study
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "if": {"required": [STAGES]},
+        "then": {"$ref": "#/$defs/chain"},
+        "else": {"$ref": "#/$defs/study"},
+        "$defs": definitions,
+    }
+
+
+def _chain_schemas(study: dict[str, Any], definitions: dict[str, Any]) -> dict[str, Any]:
+    """Return the schemas of a chain, of a stage, and of their sections, in which nothing is required by itself."""
+    reference = {
+        "type": "object",
+        "description": "what an earlier stage has left: STAGE.ARTEFACT",
+        "properties": {"from": {"type": "string"}},
+        "required": ["from"],
+        "additionalProperties": False,
+    }
+    sections: dict[str, Any] = {}
+    defaults = {key: _loose(study["properties"][key], definitions, sections) for key in DEFAULTS}
+    own = {
+        "method": study["properties"]["method"],
+        "params": study["properties"]["params"],
+        "from": {"type": "string", "description": "stage whose best trial gives method and parameters: STAGE.best"},
+        "step": {"enum": list(DATA_STEPS), "description": "the data step"},
+        "select": {"$ref": "#/$defs/Objective", "description": "by what the best point of a data step is chosen"},
+    }
+    stage = {
+        "type": "object",
+        "properties": {**defaults, **{key: _or_null(value) for key, value in own.items()}},
+        "additionalProperties": False,
+        "allOf": [_method_rule(name, method.config, definitions, _REFERENCE) for name, method in METHODS.items()],
+    }
+    chain = {
+        "type": "object",
+        "properties": {
+            "name": study["properties"]["name"],
+            "tracking": study["properties"]["tracking"],
+            **defaults,
+            STAGES: {"type": "object", "minProperties": 1, "additionalProperties": {"$ref": "#/$defs/stage"}},
+        },
+        "required": ["name", STAGES],
+        "additionalProperties": False,
+    }
+    return {"chain": chain, "stage": stage, "reference": reference, **sections}
+
+
+_REFERENCE: Final = {"$ref": "#/$defs/reference"}
+
+
+def _or_null(schema: dict[str, Any]) -> dict[str, Any]:
+    return {"anyOf": [schema, {"type": "null"}]}
+
+
+def _loose(schema: dict[str, Any], definitions: dict[str, Any], sections: dict[str, Any]) -> dict[str, Any]:
+    """Return a section's schema, or null, with its definition copied into `sections` without what it requires."""
+    if "anyOf" in schema:
+        return {**schema, "anyOf": [_loose(each, definitions, sections) for each in schema["anyOf"]]}
+    if "$ref" not in schema:
+        return _or_null(schema)
+    name = schema["$ref"].rpartition("/")[2]
+    whole = {key: value for key, value in definitions[name].items() if key != "required"}
+    properties = {key: {"anyOf": [value, {"type": "null"}, _REFERENCE]} for key, value in whole["properties"].items()}
+    sections[f"{name}_of_a_stage"] = {**whole, "properties": properties}
+    return _or_null({**schema, "$ref": f"#/$defs/{name}_of_a_stage"})
 
 
 def _verb_schema(verb: str) -> dict[str, Any]:
@@ -222,11 +304,13 @@ def _verb_schema(verb: str) -> dict[str, Any]:
     }
 
 
-def _method_rule(name: str, config: type[BaseModel], definitions: dict[str, Any]) -> dict[str, Any]:
-    """Return the rule that `params` are those of the method, each a value or a verb."""
+def _method_rule(
+    name: str, config: type[BaseModel], definitions: dict[str, Any], *further: dict[str, Any]
+) -> dict[str, Any]:
+    """Return the rule that `params` are those of the method, each a value, a verb, or one of `further`."""
     adapter = TypeAdapter(config).json_schema(ref_template="#/$defs/{model}")
     definitions |= adapter.pop("$defs", {})
-    verbs = [{"$ref": f"#/$defs/verb_{verb}"} for verb in VERBS]
+    verbs = [*({"$ref": f"#/$defs/verb_{verb}"} for verb in VERBS), *further]
     properties = {key: _value_or_verb(value, verbs) for key, value in adapter["properties"].items()}
     params = {"properties": properties, "additionalProperties": False, "patternProperties": {r"\.": {}}}
     return {

@@ -329,7 +329,11 @@ class Spec(Section):
 
         `method_config` takes it back.
         """
-        return _flat(self.method_config(sampled).model_dump(mode="json"))
+        return flat_values(self.method_config(sampled).model_dump(mode="json"))
+
+    def flat(self) -> dict[str, Any]:
+        """Return the resolved spec with dotted keys and JSON's types."""
+        return flat_values(self.model_dump(mode="json"))
 
     def to_yaml(self) -> str:
         """Write the resolved spec; `parse_spec` reads the same spec from it."""
@@ -338,7 +342,7 @@ class Spec(Section):
             model = getattr(self, name)
             if isinstance(model, BaseModel):
                 values[name] = {key: value for key, value in section.items() if _is_written(model, key, value)}
-        return _to_yaml({key: value for key, value in values.items() if value not in ({}, [], None)})
+        return resolved_yaml({key: value for key, value in values.items() if value not in ({}, [], None)})
 
 
 def _is_written(section: BaseModel, key: str, value: Any) -> bool:
@@ -351,7 +355,8 @@ def _is_written(section: BaseModel, key: str, value: Any) -> bool:
     return value is not None or type(section).model_fields[key].default is not None
 
 
-def _to_yaml(values: dict[str, Any]) -> str:
+def resolved_yaml(values: dict[str, Any]) -> str:
+    """Write a resolved spec's values, a section a block."""
     yaml = YAML(typ="rt", pure=True)
     yaml.width = 100
     yaml.default_flow_style = None  # leaves in one line
@@ -378,10 +383,13 @@ def _in_lines(section: dict[str, Any]) -> CommentedMap:
     return lines
 
 
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flat_values(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested values with dotted keys; an empty mapping stays."""
     flat: dict[str, Any] = {}
     for key, value in values.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) and value else {f"{prefix}{key}": value}
+        flat |= (
+            flat_values(value, f"{prefix}{key}.") if isinstance(value, Mapping) and value else {f"{prefix}{key}": value}
+        )
     return flat
 
 

@@ -20,13 +20,14 @@ from ray.actor import ActorHandle
 
 from data.card import DataCard
 from data.cross_validation import CrossValidation, FoldPlan
-from data.loading import DataConfig, Description, SharedDataset, describe, make_store, materialise
+from data.loading import Description, SharedDataset, describe, materialise
 from platform.avoidance import AvoidFiles, avoided_at_start, new_avoided
+from platform.chain import ChainRequest, run_chain
 from platform.checkpoints import CheckpointKeeper
 from platform.choice import choose
 from platform.dry_run import dry_run_text
 from platform.incumbents import Incumbents
-from platform.ingest import shown_progress
+from platform.ingest import made_store
 from platform.journal import Event, Journal, SweepRecord, read_events, replay
 from platform.live_view import Budget, LiveView
 from platform.method_outcomes import METHOD_OUTCOMES
@@ -37,13 +38,17 @@ from platform.runner import concurrency, ray_cluster, run_trials
 from platform.scheduler import Rule, build_rule
 from platform.spec import Spec, parse_spec
 from platform.spec_file import read_spec_file
+from platform.stage_of_chain import StageOfChain
+from platform.stages import is_chain
 from platform.study import Study, spawn_seed
 from platform.study_db import FILE_NAME as STUDY_NAME
 from platform.study_db import Objectives, write_study
 from platform.sweep_folder import (
     Identity,
+    check_unchanged,
     code_hash,
     git_commit,
+    kept_defaults,
     locked,
     new_folder,
     newest_folder,
@@ -71,6 +76,18 @@ class Request:
     resume: Path | None  # a sweep's folder
     accept_changes: bool
     runs: Path
+    stage: StageOfChain | None = None
+
+    @property
+    def command(self) -> str:
+        """The command that this is, but for where it resumes."""
+        overrides = "".join(f" --set {override}" for override in self.overrides)
+        return f"python -m platform.sweep {self.spec}{overrides}"
+
+    def resume_command(self, folder: Path) -> str:
+        if self.stage is not None:
+            return self.stage.resume_command
+        return f"python -m platform.sweep {self.spec} --resume {folder}"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -78,6 +95,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parse_arguments(arguments)
     with ExitStack() as resources:
         try:
+            if is_chain(options.spec, options.set):
+                return run_chain(_chain_request(options), partial(_run_stage, options.runs), resources)
+            if options.stage is not None:
+                raise ValueError(f"--stage {options.stage}: {options.spec} has no stages; leave out --stage")
             spec, request = _read_request(options)
             if options.dry_run:
                 print(dry_run_text(spec))
@@ -87,6 +108,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"error: {error}", file=sys.stderr)
             return BAD_INPUT
         return sweep.run()
+
+
+def _chain_request(options: argparse.Namespace) -> ChainRequest:
+    return ChainRequest(
+        spec=options.spec,
+        overrides=tuple(options.set),
+        resume=options.resume,
+        accept_changes=options.accept_changes,
+        runs=options.runs,
+        stage=options.stage,
+        dry_run=options.dry_run,
+    )
+
+
+def _run_stage(runs: Path, spec: Spec, stage: StageOfChain) -> int:
+    """Run a sweep that is a stage of a chain, or go on with it.
+
+    Raises:
+        ValueError, OSError: bad input.
+    """
+    request = Request(stage.spec, stage.overrides, stage.begun, stage.accept_changes, runs, stage)
+    with ExitStack() as resources:
+        return _prepare(spec, request, resources).run()
 
 
 def _parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -101,6 +145,7 @@ def _parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         metavar="runs/NAME",
         help="go on with the newest sweep of the spec, or this one",
     )
+    parser.add_argument("--stage", metavar="NAME", help="of a chain: run this stage alone")
     parser.add_argument("--accept-changes", action="store_true", help="resume though space, data or code have changed")
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="where the sweeps' folders are (default: runs)")
     return parser.parse_args(arguments)
@@ -117,21 +162,12 @@ def _read_request(options: argparse.Namespace) -> tuple[Spec, Request]:
             folder = newest_folder(options.runs, parse_spec(options.spec, overrides).name)
         identity, earlier = read_identity(folder)
         overrides = (*earlier, *overrides)
-        spec = parse_spec(options.spec, (*overrides, *_kept_defaults(options.spec, overrides, identity)))
+        given = read_spec_file(options.spec, overrides).values.get("search", {})
+        kept = [f"search.{key}={value}" for key, value in kept_defaults(given, identity).items()]
+        spec = parse_spec(options.spec, (*overrides, *kept))
     else:
         spec = parse_spec(options.spec, overrides)
     return spec, Request(options.spec, overrides, folder, options.accept_changes, options.runs)
-
-
-def _kept_defaults(path: Path, overrides: Sequence[str], identity: Identity) -> Iterator[str]:
-    """Yield, as overrides, the sampler's defaults that were derived from the first budget: more trials change none."""
-    given = read_spec_file(path, overrides).values.get("search", {})
-    if not isinstance(given, Mapping) or given.get("sampler", "tpe") != identity.spec["search.sampler"]:
-        return  # the spec is refused anyway
-    for key in ("n_startup_trials", "population_size"):
-        value = identity.spec.get(f"search.{key}")
-        if value is not None and key not in given:
-            yield f"search.{key}={value}"
 
 
 def _prepare(spec: Spec, request: Request, resources: ExitStack) -> _Sweep:
@@ -144,20 +180,28 @@ def _prepare(spec: Spec, request: Request, resources: ExitStack) -> _Sweep:
     avoided = avoided_at_start(spec.search.avoid)
     resources.enter_context(ray_cluster())
     concurrency(spec.resources)
-    _make_store(spec.data)
+    made_store(spec.data)
     description = describe(spec.data)
     assert description.manifest is not None
-    identity = Identity(_flat_spec(spec), description.manifest.fingerprint, code_hash())
+    inputs = {} if request.stage is None else request.stage.inputs
+    identity = Identity({**spec.flat(), **inputs}, description.manifest.fingerprint, code_hash())
     if request.resume is not None:
-        _check_unchanged(request.resume, identity, request.accept_changes)
+        check_unchanged(request.resume, identity, request.accept_changes)
     dataset = _materialise(spec)
     if dataset.n_bad_records:
         print(f"{dataset.n_bad_records} records of corrupt shards are left out: {', '.join(dataset.bad_shards)}")
     training_data = _training_data(spec, dataset)
-    folder = request.resume or new_folder(request.runs, spec.name)
+    folder = request.resume or _new_folder(request, spec)
     resources.enter_context(locked(folder))
     decisions = resources.enter_context(running_decisions())
     return _Sweep(spec, request, folder, identity, description, dataset, training_data, decisions, avoided)
+
+
+def _new_folder(request: Request, spec: Spec) -> Path:
+    if request.stage is None:
+        return new_folder(request.runs, spec.name)
+    request.stage.folder.mkdir(exist_ok=True)
+    return request.stage.folder
 
 
 def _materialise(spec: Spec) -> SharedDataset:
@@ -170,35 +214,6 @@ def _training_data(spec: Spec, dataset: SharedDataset) -> SharedDataset | CrossV
         return dataset
     data = spec.data
     return CrossValidation(dataset, FoldPlan.of(dataset.open(), spec.folds.k, data.seed, data.finetune_label_ratio))
-
-
-def _make_store(config: DataConfig) -> None:
-    """Make the synthetic store at its first use."""
-    if describe(config).manifest is None:
-        with shown_progress(f"making {config.store}") as progress:
-            make_store(config, progress)
-
-
-def _flat_spec(spec: Spec) -> dict[str, Any]:
-    def flat(value: Any, prefix: str) -> Iterator[tuple[str, Any]]:
-        if isinstance(value, Mapping) and value:
-            for key, item in value.items():
-                yield from flat(item, f"{prefix}.{key}" if prefix else key)
-        else:
-            yield prefix, value
-
-    return dict(flat(spec.model_dump(mode="json"), ""))
-
-
-def _check_unchanged(folder: Path, identity: Identity, accept: bool) -> None:
-    changes = identity.changes_from(read_identity(folder)[0])
-    for line in changes:
-        print(f"changed since the sweep began: {line}", file=sys.stderr)
-    if changes and not accept:
-        raise ValueError(
-            f"--resume {folder}: {len(changes)} changes since the sweep began (above); start a new sweep without "
-            "--resume, or mix old and new trials with --accept-changes"
-        )
 
 
 class _Sweep:
@@ -219,6 +234,7 @@ class _Sweep:
         self.training_data, self.decisions, self.avoided = training_data, decisions, avoided
         self.spec, self.request, self.folder = spec, request, folder
         self.identity, self.description, self.dataset = identity, description, dataset
+        self.name = folder.name if request.stage is None else request.stage.run_name
 
     def run(self) -> int:
         events = list(read_events(self.folder))
@@ -263,8 +279,7 @@ class _Sweep:
             overrides=self.request.overrides,
             git_commit=git_commit(),
             versions=versions(),
-            command=f"python -m platform.sweep {self.request.spec}"
-            + "".join(f" --set {override}" for override in self.request.overrides),
+            command=self.request.command,
             notes=list(manifest.notes),
             n_bad_records=self.dataset.n_bad_records,
         )
@@ -274,7 +289,7 @@ class _Sweep:
             "method": self.spec.method,
             "store": Path(self.spec.data.store).name,
             "fingerprint": self.identity.fingerprint,
-            "sweep": self.folder.name,
+            "sweep": self.name,
             "stage": "search",
             "seed": str(self.spec.seed),
             "git_commit": git_commit(),
@@ -287,7 +302,8 @@ class _Sweep:
             self.spec.tracking.experiment or tags["store"],
             tags,
             params,
-            sweep_name=self.folder.name,
+            sweep_name=self.name,
+            chain={} if self.request.stage is None else self.request.stage.run_tags,
         )
 
     def _live_view(self, record: SweepRecord) -> LiveView:
@@ -296,7 +312,7 @@ class _Sweep:
         first = spec.search.objectives[0]
         earlier_s = record.elapsed_s(record.sessions[-1][0])
         return LiveView(
-            self.folder.name, budget, first.metric, first.mode, partial(size_bytes, self.folder), earlier_s=earlier_s
+            self.name, budget, first.metric, first.mode, partial(size_bytes, self.folder), earlier_s=earlier_s
         )
 
     def _build_study(self, journal: Journal, record: SweepRecord, events: Sequence[Event]) -> tuple[Study, TrialSetup]:
@@ -312,7 +328,7 @@ class _Sweep:
             spec,
             journal,
             record,
-            write_study(self.folder / STUDY_NAME, self.folder.name, objectives, record, spec.space.distributions()),
+            write_study(self.folder / STUDY_NAME, self.name, objectives, record, spec.space.distributions()),
             rule,
             self._static_quantities,
             self._post,
@@ -320,7 +336,7 @@ class _Sweep:
             shortage=keeper.shortage,
         )
         setup = TrialSetup(
-            sweep=self.folder.name,
+            sweep=self.name.replace("/", "-"),
             method=spec.training,
             dataset=self.training_data,
             decisions=self.decisions,
@@ -393,11 +409,11 @@ class _Sweep:
         return outcome
 
     def _report(self, outcome: Outcome | None, study: Study) -> int:
-        resume = f"python -m platform.sweep {self.request.spec} --resume {self.folder}"
+        resume = self.request.resume_command(self.folder)
         if outcome is None:
             print(f"interrupted; go on with:  {resume}")
             return INTERRUPTED
-        print(outcome.text(self.folder, self.spec, resume))
+        print(outcome.text(self.folder, self.spec, resume, self.request.stage.key if self.request.stage else ""))
         if study.failure:
             print(f"error: {study.failure}", file=sys.stderr)
         return DONE if outcome.best is not None else NOTHING_COMPLETED

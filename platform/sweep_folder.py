@@ -7,6 +7,7 @@ import hashlib
 import re
 import stat
 import subprocess
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -121,6 +122,34 @@ def read_identity(folder: Path) -> tuple[Identity, tuple[str, ...]]:
         raise ValueError(f"--resume {folder}: not a sweep's folder, it has no {JOURNAL_NAME}; name one under runs/")
     body = opened[-1].body
     return Identity(body["spec"], body["fingerprint"], body["code"]), tuple(body["overrides"])
+
+
+def kept_defaults(given: Any, identity: Identity) -> dict[str, Any]:
+    """Return the sampler's defaults that were derived from the first budget: more trials change none.
+
+    Args:
+        given: the `search` section, as it is written.
+    """
+    if not isinstance(given, Mapping) or given.get("sampler", "tpe") != identity.spec["search.sampler"]:
+        return {}  # the spec is refused anyway
+    earlier = {key: identity.spec.get(f"search.{key}") for key in ("n_startup_trials", "population_size")}
+    return {key: value for key, value in earlier.items() if value is not None and key not in given}
+
+
+def check_unchanged(folder: Path, identity: Identity, accept: bool) -> None:
+    """Print what has changed since the sweep in `folder` began.
+
+    Raises:
+        ValueError: there are changes, and they are not accepted.
+    """
+    changes = identity.changes_from(read_identity(folder)[0])
+    for line in changes:
+        print(f"changed since the sweep began: {line}", file=sys.stderr)
+    if changes and not accept:
+        raise ValueError(
+            f"--resume {folder}: {len(changes)} changes since the sweep began (above); start a new sweep without "
+            "--resume, or mix old and new trials with --accept-changes"
+        )
 
 
 @contextmanager

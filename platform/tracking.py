@@ -17,6 +17,7 @@ import sys
 import threading
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import IO, Any
 
 from mlflow.exceptions import MlflowException
@@ -182,6 +183,7 @@ class Tracker:
         tags: tags of every run.
         parent_params: parameters of the sweep's own run, flat dotted keys.
         sweep_name: the name of the sweep's own run; tag `sweep` of every run.
+        chain: of a stage: `platform.mlflow_mirror.Target.chain`.
     """
 
     def __init__(
@@ -192,9 +194,10 @@ class Tracker:
         tags: Mapping[str, str],
         parent_params: Mapping[str, str],
         sweep_name: str,
+        chain: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
-        _prepare_mlflow()
-        self._outbox = Outbox(folder, Target(uri, experiment, sweep_name, tags, parent_params))
+        prepare_mlflow()
+        self._outbox = Outbox(folder, Target(uri, experiment, sweep_name, tags, parent_params, chain))
         self._closing = threading.Event()
         self._abandoned = threading.Event()
         self.error = ""  # why the last attempt failed; empty when it did not
@@ -229,7 +232,8 @@ class Tracker:
         return True
 
 
-def _prepare_mlflow() -> None:
+def prepare_mlflow() -> None:
+    """Set what MLflow's client reads from the environment; before its first call."""
     for name, value in MLFLOW_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)  # it tells of every new table
@@ -240,7 +244,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m platform.tracking", description=main.__doc__)
     parser.add_argument("folder", type=Path, help="the sweep's folder, runs/NAME")
     folder: Path = parser.parse_args(arguments).folder
-    _prepare_mlflow()
+    prepare_mlflow()
     try:
         outbox = Outbox(folder)
     except ValueError as error:

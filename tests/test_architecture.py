@@ -26,6 +26,7 @@ LAYER = {name: layer for layer, name in enumerate(PACKAGES)}  # imports go to th
 MAY_IMPORT_RAY = {"trainables/tune_trial.py", "trainables/worker_group.py", "trainables/decisions.py"}
 BROAD = {"BaseException", "Exception"}
 BOUNDARIES = {
+    "platform/step_stage.py": 1,  # a point at which a data step fails is a FAILED one
     "platform/study.py": 1,  # a configuration whose model cannot be built is a FAILED trial
     "platform/sweep.py": 1,  # whatever ends the process: the journal is closed, and it is raised again
     "trainables/tune_trial.py": 1,  # the trial's boundary

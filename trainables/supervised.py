@@ -1,9 +1,10 @@
-"""Supervised training from scratch: the baseline family that every other method is measured against."""
+"""Supervised training, from scratch or from given weights: the baseline that every other method is measured against."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
+from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
 import torch
@@ -15,6 +16,7 @@ from trainables.cnn import build_cnn
 from trainables.config import Governed, TrainConfig
 from trainables.fcn_wang import build_fcn_wang
 from trainables.inception1d import build_inception1d
+from trainables.initial_weights import start_from
 from trainables.layers import Norm
 from trainables.lstm import build_lstm_bidir
 from trainables.method import Method
@@ -54,6 +56,12 @@ class SupervisedConfig(TrainConfig):
     }
 
     model: Model = Field("xresnet1d18", description="Network.")
+    weights: str | None = Field(
+        None,
+        min_length=1,
+        description="Safetensors of a trained model of ours to start from, such as best/model.safetensors; its last "
+        "layer is left out where the outputs differ. null: fresh weights.",
+    )
     dropout: float = Field(0.25, ge=0, lt=1, description="Dropout before the last layer (half of it one layer before).")
     channels: Width | Annotated[tuple[Width, ...], Field(strict=False, min_length=1)] = Field(
         32,
@@ -104,9 +112,15 @@ def _check_depth(config: SupervisedConfig, signal: Signal) -> None:
 
 
 def train(config: SupervisedConfig, dataset: Dataset, trial: Trial) -> None:
-    """Train a freshly initialised network; see `trainables.trainer.fit`."""
+    """Train a network from fresh weights, or from those of `config.weights`; see `trainables.trainer.fit`.
+
+    Raises:
+        ValueError: the weights are not of this network.
+    """
     torch.manual_seed(derive_seed(Use.INIT, trial.seed))
     model = build_model(config, dataset.signal, dataset.label_set)
+    if config.weights is not None:
+        start_from(model, Path(config.weights))
     fit(model, config, dataset, trial)
 
 

@@ -188,12 +188,12 @@ def resumed(tmp_path: Path, sampler: str, *overrides: str) -> list[str]:
     folder.mkdir()
     first, _ = sweep._read_request(sweep._parse_arguments([str(spec_file)]))
     journal = Journal(folder)
-    journal.append("opened", spec=sweep._flat_spec(first), fingerprint="", code="", overrides=())
+    journal.append("opened", spec=first.flat(), fingerprint="", code="", overrides=())
     journal.close()
     flags = [flag for override in overrides for flag in ("--set", override)]
     spec, request = sweep._read_request(sweep._parse_arguments([str(spec_file), "--resume", str(folder), *flags]))
     assert request.overrides == overrides
-    return Identity(sweep._flat_spec(spec), "", "").changes_from(read_identity(folder)[0])
+    return Identity(spec.flat(), "", "").changes_from(read_identity(folder)[0])
 
 
 @pytest.mark.parametrize("sampler", ["tpe", "gp", "cmaes", "nsgaii"])

@@ -34,7 +34,7 @@ def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(path.parent)
-        tracking._prepare_mlflow()
+        tracking.prepare_mlflow()
         MlflowClient(tracking_uri=f"sqlite:///{path}").search_experiments()
     return path
 

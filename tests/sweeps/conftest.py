@@ -20,7 +20,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("sweeps")
     for name, synthetic in {"one_lead": ONE_LEAD, "twelve_leads": TWELVE_LEADS}.items():
         make_store(DataConfig.model_validate({"store": str(folder / name), "synthetic": synthetic}))
-    tracking._prepare_mlflow()
+    tracking.prepare_mlflow()
     MlflowClient(tracking_uri=f"sqlite:///{folder / 'mlflow.db'}").search_experiments()
     return folder
 

@@ -11,13 +11,17 @@ import pytest
 from data.ingest import ingest_serially
 from data.kinds.ptbxl import PtbxlConfig, build_reader
 from data.loading import load
+from platform.journal import read_events, replay
 from platform.spec import parse_spec
+from platform.stages import is_chain, parse_chain
 from tests.sweeps.workplace import ROOT, Workplace, states
 from trainables.methods import METHODS
 from trainables.plain_trial import PlainTrial
 from trainables.supervised import SupervisedConfig
 
-SPACES = sorted((ROOT / "searchspaces").glob("*.yaml"))
+ALL = sorted((ROOT / "searchspaces").glob("*.yaml"))
+SPACES = [path for path in ALL if not is_chain(path)]
+CHAINS = [path for path in ALL if is_chain(path)]
 STANDS_IN: dict[str, dict[str, Any]] = {  # synthetic records in place of stores that a user ingests
     **{
         f"adagrad_fusion_{name}": {"task": "morphology", "fs_hz": 100, "duration_s": 10}
@@ -58,7 +62,7 @@ def test_there_are_search_spaces() -> None:
     assert SPACES
 
 
-@pytest.mark.parametrize("path", SPACES, ids=names)
+@pytest.mark.parametrize("path", ALL, ids=names)
 def test_a_shipped_search_space_validates(path: Path, offline: Workplace, capsys: pytest.CaptureFixture[str]) -> None:
     assert offline.main(path, "--dry-run") == 0
     assert "sampled configurations" in capsys.readouterr().out
@@ -82,6 +86,19 @@ def test_a_shipped_search_space_runs(path: Path, place: Workplace) -> None:
     }
     assert run(path, place, tiny) == 0
     assert set(states(place.record(f"{spec.name}-001")).values()) <= {"COMPLETED", "STOPPED"}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("path", CHAINS, ids=names)
+def test_a_shipped_chain_runs(path: Path, place: Workplace) -> None:
+    chain = parse_chain(path)
+    overrides: dict[str, Any] = {"data.store": place.folder / "store", "data.synthetic.n_records": 300}
+    for stage in chain.stages:
+        overrides |= {f"stages.{stage.name}.budget.trials": 2, f"stages.{stage.name}.budget.epochs": 3}
+    assert run(path, place, overrides) == 0
+    for stage in chain.stages:
+        assert replay(read_events(place.runs / f"{chain.name}-001" / stage.name)).is_done
 
 
 def run(path: Path, place: Workplace, overrides: dict[str, Any]) -> int:
