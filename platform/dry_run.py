@@ -75,6 +75,11 @@ def _budget_lines(spec: Spec) -> Iterator[str]:
     yield f"at most {most:,} epochs: {budget.trials:,} trial{plural} x {budget.epochs:,} epochs" + (
         f", bounded by total_epochs {budget.total_epochs:,}" if most < product else ""
     )
+    if spec.folds is not None:
+        yield f"an epoch is one of all {spec.folds.k} folds' models"
+    if spec.repeats is not None:
+        n_repeats = spec.repeats.seeds
+        yield f"then {n_repeats} repeats of the best configuration: at most {n_repeats * budget.epochs:,} epochs more"
     if budget.wall_time_s is not None:
         yield f"at most {budget.wall_time_s:g} s"
     if budget.disk_bytes is not None:
@@ -84,6 +89,10 @@ def _budget_lines(spec: Spec) -> Iterator[str]:
     static = [constraint.text for constraint in spec.parsed_constraints if constraint.quantity in STATIC_QUANTITIES]
     if static:
         yield f"proposals that break {', '.join(static)} cost no epoch: they never become trials"
+    if search.avoid is not None:
+        yield f"proposals keep {search.avoid.text} ({search.avoid.unless}); those that do not cost no epoch"
+    if spec.stop_when:
+        yield f"ends when one trial meets {', '.join(target.text for target in spec.stopping_targets)}"
 
 
 def _data_lines(spec: Spec) -> Iterator[str]:

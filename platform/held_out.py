@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from data.dataset import LabelSet, Split
 from platform.journal import Event, Journal, SweepRecord
-from platform.report import TestResult
+from platform.test_result import TestResult
 from trainables.bootstrap import Floats, bootstrap_intervals, resample
 from trainables.evaluation import Evaluation
 from trainables.metrics import score

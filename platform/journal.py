@@ -15,17 +15,22 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from trainables.degeneracy import eligible_epochs, is_degenerate_report
+
 FILE_NAME = "journal.jsonl"
 
 EventKind = Literal[
     "opened",  # a process took up the sweep; first line: the sweep's identity
     "proposed",  # the sampler proposed a configuration, which became a trial
+    "repeat",  # a trial's configuration is to be trained again with another seed (`of`: that trial)
     "infeasible",  # a proposal that breaks a constraint known before training; never became a trial
     "started",  # a trial's training began or went on (`attempt` counts from 1)
     "reported",  # a trial's metrics after an epoch, its checkpoint saved
-    "ended",  # a trial ended, once: COMPLETED, STOPPED or FAILED
+    "ended",  # a trial ended, once: COMPLETED, FAILED, or STOPPED with a `reason`: scheduler, budget or target
+    "avoided",  # values that `search.avoid` was told to keep away from, beside those that failed here
+    "measured",  # what was measured of a trial's model after the search, and by how much that breaks constraints
     "tested",  # a look at a test fold: `metrics` of the best trial, or `ensemble`, `finding` or `evaluated`
-    "closed",  # the sweep's process ended in order: `reason` is done, interrupted or budget
+    "closed",  # the sweep's process ended in order: `reason` is done, target (`stop_when` was met) or interrupted
 ]
 
 TrialState = Literal["PROPOSED", "RUNNING", "COMPLETED", "STOPPED", "FAILED"]
@@ -101,7 +106,7 @@ def _cut_torn_line(path: Path) -> None:
 
 @dataclass
 class TrialRecord:
-    """What the journal says of one trial."""
+    """What the journal says of one trial, or of one repeat of a trial with another seed."""
 
     trial: str
     number: int
@@ -120,6 +125,22 @@ class TrialRecord:
     report_times_s: dict[int, float] = field(default_factory=dict)
     constraints: dict[str, float] = field(default_factory=dict)  # rule -> excess, feasible where <= 0
     error: str = ""  # the traceback of a FAILED trial
+    stopped_by: str = ""  # what ended a STOPPED trial: scheduler, budget or target
+    measured: dict[str, float] = field(default_factory=dict)  # after the search
+    measured_constraints: dict[str, float] = field(default_factory=dict)  # as `constraints`, on what was measured
+    repeat_of: str = ""  # a repeat: of which trial
+    seed: int | None = None  # a repeat's own
+
+    @property
+    def is_feasible(self) -> bool:
+        """Whether it keeps every constraint that is known of it, and has learnt something."""
+        kept = all(excess <= 0 for excess in (*self.constraints.values(), *self.measured_constraints.values()))
+        return kept and not self.is_degenerate
+
+    @property
+    def is_degenerate(self) -> bool:
+        """Whether every epoch left a degenerate classifier."""
+        return bool(self.reports) and all(map(is_degenerate_report, self.reports.values()))
 
     @property
     def epochs(self) -> int:
@@ -133,7 +154,8 @@ class TrialRecord:
 
     def best(self, metric: str, maximise: bool) -> float | None:
         """The best value of `metric` over the trial's epochs, or None if it never reported it."""
-        values = [report[metric] for report in self.reports.values() if metric in report]
+        eligible = [self.reports[epoch] for epoch in eligible_epochs(self.reports)]
+        values = [report[metric] for report in eligible if metric in report]
         return (max(values) if maximise else min(values)) if values else None
 
     @property
@@ -164,12 +186,22 @@ class SweepRecord:
 
     opened: list[Event] = field(default_factory=list)
     trials: dict[str, TrialRecord] = field(default_factory=dict)
+    repeats: dict[str, TrialRecord] = field(default_factory=dict)  # no part of the search: they are not ranked
     infeasible: list[Event] = field(default_factory=list)
+    avoided: list[Event] = field(default_factory=list)
     tested: list[Event] = field(default_factory=list)
     closed: list[Event] = field(default_factory=list)
     sessions: list[tuple[float, float]] = field(default_factory=list)  # (opened, last event) of each process
 
-    epochs: int = 0  # trained in all trials together, those trained twice included
+    epochs: int = 0  # trained in all trials of the search together, those trained twice included
+
+    def run(self, name: str) -> TrialRecord:
+        """Return the trial or the repeat of that id."""
+        return self.trials[name] if name in self.trials else self.repeats[name]
+
+    def repeats_of(self, trial: str) -> list[TrialRecord]:
+        """Return the repeats of a trial in order of their numbers."""
+        return sorted((each for each in self.repeats.values() if each.repeat_of == trial), key=lambda each: each.number)
 
     def elapsed_s(self, now_s: float) -> float:
         """Return the time that processes have spent on the sweep, if the last of them still runs at `now_s`."""
@@ -199,23 +231,48 @@ class SweepRecord:
                 system_attrs=body.get("system_attrs", {}),
                 proposed_s=event.time_s,
             )
+        elif event.kind == "repeat":
+            self.repeats[event.trial] = TrialRecord(
+                trial=event.trial,
+                number=body["number"],
+                params=body["params"],
+                sampled={},
+                distributions={},
+                static=body["static"],
+                system_attrs={},
+                proposed_s=event.time_s,
+                repeat_of=body["of"],
+                seed=body["seed"],
+            )
         elif event.kind == "started":
-            trial = self.trials[event.trial]
+            trial = self.run(event.trial)
             trial.state, trial.attempts = "RUNNING", body["attempt"]
             trial.started_s = trial.started_s or event.time_s
             trial.spans.append((event.time_s, event.time_s))
         elif event.kind == "reported":
-            self.epochs += 1
-            self.trials[event.trial].take_report(body["epoch"], body["metrics"], event.time_s)
+            self.epochs += event.trial in self.trials
+            self.run(event.trial).take_report(body["epoch"], body["metrics"], event.time_s)
         elif event.kind == "ended":
-            trial = self.trials[event.trial]
+            trial = self.run(event.trial)
             trial.state, trial.ended_s = body["state"], event.time_s
             trial.constraints, trial.error = body.get("constraints", {}), body.get("error", "")
+            trial.stopped_by = body.get("reason", "")
             trial.heard(event.time_s)
+        elif event.kind == "measured":
+            trial = self.trials[event.trial]
+            trial.measured |= body["quantities"]
+            trial.measured_constraints |= body["constraints"]
         else:
-            {"opened": self.opened, "infeasible": self.infeasible, "tested": self.tested, "closed": self.closed}[
-                event.kind
-            ].append(event)
+            self._kept_whole(event.kind).append(event)
+
+    def _kept_whole(self, kind: EventKind) -> list[Event]:
+        return {
+            "opened": self.opened,
+            "infeasible": self.infeasible,
+            "avoided": self.avoided,
+            "tested": self.tested,
+            "closed": self.closed,
+        }[kind]
 
 
 def replay(events: Iterable[Event]) -> SweepRecord:

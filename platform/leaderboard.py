@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from platform.journal import SweepRecord, TrialRecord
+from platform.quantities import LATENCY, Mode
+from platform.spread import Spread
+from trainables.degeneracy import eligible_epochs
+from trainables.fold_metrics import split_by_fold
 
-Mode = Literal["max", "min"]
 RANKED = ("COMPLETED", "STOPPED")
 _ORDER = {"COMPLETED": 0, "STOPPED": 0, "RUNNING": 1, "PROPOSED": 2, "FAILED": 3}
 _WHOLE = ("rank", "best_epoch", "epochs", "parameters", "onnx_bytes", "peak_memory_bytes")
@@ -23,23 +26,25 @@ def leaderboard(record: SweepRecord, metric: str, mode: Mode) -> pd.DataFrame:
     """Rank the trials of a sweep by their best value of `metric`.
 
     COMPLETED and STOPPED trials have a rank, those that keep every constraint before those that do not;
-    live and failed ones follow without a rank. Equal values keep the order of proposal.
+    live and failed ones follow without a rank. Of equal values the smaller ONNX file is first.
 
     Returns:
         one row a trial: rank, trial, state, feasible, `metric`, best_epoch, epochs, duration_s, parameters,
-        onnx_bytes, peak_memory_bytes, and a column `params.<key>` for every parameter.
+        onnx_bytes, latency_ms, peak_memory_bytes, and a column `params.<key>` for every parameter. Where trials have
+        folds, `metric` is their mean, and `folds.sd`, `folds.low` and `folds.high` its deviation and 95 % interval;
+        where there are repeats, `repeats.mean` and so on say the same of theirs, `repeats.test.mean` of their tests.
     """
     sign = -1.0 if mode == "max" else 1.0
 
-    def place(row: dict[str, Any]) -> tuple[int, bool, float]:
-        value = row[metric]
-        return _ORDER[row["state"]], not row["feasible"], np.inf if value is None else sign * value
+    def place(row: dict[str, Any]) -> tuple[int, bool, float, int]:
+        value, size = row[metric], row["onnx_bytes"] or 0
+        return _ORDER[row["state"]], not row["feasible"], np.inf if value is None else sign * value, size
 
-    rows = sorted((_row(trial, metric, mode) for trial in record.trials.values()), key=place)
+    rows = sorted((_row(record, trial, metric, mode) for trial in record.trials.values()), key=place)
     ranked = [row for row in rows if row["state"] in RANKED and row[metric] is not None]
     for rank, row in enumerate(ranked, start=1):
         row["rank"] = rank
-    table = pd.DataFrame(rows, columns=_columns(record, metric))
+    table = pd.DataFrame(rows, columns=_columns(record, rows, metric))
     return table.astype(dict.fromkeys(_WHOLE, "Int64"))
 
 
@@ -77,18 +82,19 @@ def pareto_front(values_NM: NDArray[np.float64], directions: Sequence[Mode]) -> 
 
 def best_epoch(trial: TrialRecord, metric: str, mode: Mode) -> int | None:
     """Return the first epoch with the trial's best value of `metric`, or None if it never reported it."""
-    epochs = [epoch for epoch in sorted(trial.reports) if metric in trial.reports[epoch]]
+    epochs = [epoch for epoch in eligible_epochs(trial.reports) if metric in trial.reports[epoch]]
     sign = 1.0 if mode == "max" else -1.0
     return max(epochs, key=lambda epoch: sign * trial.reports[epoch][metric], default=None)
 
 
-def _columns(record: SweepRecord, metric: str) -> list[str]:
+def _columns(record: SweepRecord, rows: Sequence[Mapping[str, Any]], metric: str) -> list[str]:
     head = ["rank", "trial", "state", "feasible", metric, "best_epoch", "epochs", "duration_s"]
     params = dict.fromkeys(f"params.{key}" for trial in record.trials.values() for key in trial.params)
-    return [*head, "parameters", "onnx_bytes", "peak_memory_bytes", *params]
+    spreads = dict.fromkeys(key for row in rows for key in row if key.startswith(("folds.", "repeats.")))
+    return [*head, *spreads, "parameters", "onnx_bytes", LATENCY, "peak_memory_bytes", *params]
 
 
-def _row(trial: TrialRecord, metric: str, mode: Mode) -> dict[str, Any]:
+def _row(record: SweepRecord, trial: TrialRecord, metric: str, mode: Mode) -> dict[str, Any]:
     epoch = best_epoch(trial, metric, mode)
     known = {**trial.static, **trial.last}
     sizes = {key: _whole(known.get(key)) for key in ("parameters", "onnx_bytes", "peak_memory_bytes")}
@@ -96,14 +102,44 @@ def _row(trial: TrialRecord, metric: str, mode: Mode) -> dict[str, Any]:
         "rank": None,
         "trial": trial.trial,
         "state": trial.state,
-        "feasible": all(excess <= 0 for excess in trial.constraints.values()),
+        "feasible": trial.is_feasible,
         metric: None if epoch is None else trial.reports[epoch][metric],
         "best_epoch": epoch,
         "epochs": trial.epochs,
         "duration_s": trial.duration_s,
+        **_spread_cells("folds", fold_values(trial, metric, mode)),
+        **_repeat_cells(record, trial, metric, mode),
         **sizes,
+        LATENCY: trial.measured.get(LATENCY),
         **{f"params.{key}": value for key, value in trial.params.items()},
     }
+
+
+def fold_values(trial: TrialRecord, metric: str, mode: Mode) -> list[float]:
+    """Return what each fold of a trial measured at the trial's best epoch; empty without folds."""
+    epoch = best_epoch(trial, metric, mode)
+    _, folds = split_by_fold(trial.reports[epoch] if epoch is not None else {})
+    return [values[metric] for _, values in sorted(folds.items()) if metric in values]
+
+
+def _repeat_cells(record: SweepRecord, trial: TrialRecord, metric: str, mode: Mode) -> dict[str, float]:
+    well = [each for each in record.repeats_of(trial.trial) if each.state == "COMPLETED"]
+    values = [each.best(metric, maximise=mode == "max") for each in well]
+    looks = [event.body["repeat"] for event in record.tested if "repeat" in event.body]
+    tests = {look["trial"]: look["metrics"].get(metric.removeprefix("val/")) for look in looks}
+    tested = [tests.get(each.trial) for each in well]
+    return {
+        **_spread_cells("repeats", [value for value in values if value is not None], with_mean=True),
+        **_spread_cells("repeats.test", [value for value in tested if value is not None], with_mean=True),
+    }
+
+
+def _spread_cells(name: str, values: Sequence[float], with_mean: bool = False) -> dict[str, float]:
+    if len(values) < 2:
+        return {}
+    spread = Spread.of(values)
+    mean = {f"{name}.mean": spread.mean} if with_mean else {}
+    return {**mean, f"{name}.sd": spread.sd, f"{name}.low": spread.low, f"{name}.high": spread.high}
 
 
 def _whole(number: float | None) -> int | None:

@@ -1,5 +1,7 @@
 """MLflow's runs of a sweep as a view of its journal: a parent run for the sweep, a child run for each trial.
 
+A repeat is a child of the sweep too, with the tag `repeat_of`; a fold is a child of its trial, with the tag `fold`.
+
 Every call can be sent twice without harm: runs are found again by their tags, parameters never change,
 and a metric carries the journal's time, so that the tracking store drops its second copy.
 """
@@ -21,12 +23,14 @@ from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_SOURCE_NAME
 
 from platform.journal import ENDED, Event, SweepRecord, TrialRecord
 from platform.sweep_folder import RESULT_FOLDER
+from trainables.fold_metrics import split_by_fold
 
 ROOT = Path(__file__).resolve().parents[1]
 SQLITE = "sqlite:///"
 ARTIFACTS = (
     "spec.yaml",
     "leaderboard.csv",
+    "repeats.csv",
     "report.html",
     "best",
     RESULT_FOLDER,
@@ -97,7 +101,7 @@ class Mirror:
         self._runs: dict[str, str] = {}
         self._statuses: dict[str, str] = {}
         for run in self._existing_runs():
-            self._remember(run.data.tags.get("trial", PARENT), run)
+            self._remember(_run_key(run.data.tags.get("trial", PARENT), run.data.tags.get("fold")), run)
 
     def send(self, record: SweepRecord, events: Sequence[Event]) -> None:
         """Bring the runs up to date with `events`, which `record` has already taken in.
@@ -110,7 +114,7 @@ class Mirror:
         if any(event.kind == "opened" for event in events):
             self._open_parent()
         for trial, own in _by_trial(events).items():
-            self._send_trial(record.trials[trial], own)
+            self._send_trial(record.run(trial), own)
         self._send_tests(record, [event for event in events if event.kind == "tested"])
         closed = _last_closed(events)
         if closed is not None:
@@ -118,9 +122,10 @@ class Mirror:
 
     def kill(self, record: SweepRecord, time_s: float) -> None:
         """Mark every run that is still running as KILLED: its process is gone, and a resume opens it again."""
-        for trial in record.trials.values():
-            if trial.state == "RUNNING" and self._statuses.get(trial.trial) == "RUNNING":
-                self._end(trial.trial, "KILLED", "INTERRUPTED", time_s)
+        for trial in (*record.trials.values(), *record.repeats.values()):
+            for key in (trial.trial, *self._folds(trial.trial)):
+                if trial.state == "RUNNING" and self._statuses.get(key) == "RUNNING":
+                    self._end(key, "KILLED", "INTERRUPTED", time_s)
         if self._statuses.get(PARENT) == "RUNNING":
             self._end(PARENT, "KILLED", "INTERRUPTED", time_s)
 
@@ -184,14 +189,29 @@ class Mirror:
             return
         whole = trial.trial not in self._runs or any(event.kind == "started" for event in events)
         if trial.trial not in self._runs:
-            tags = {"trial": trial.trial, MLFLOW_PARENT_RUN_ID: self._runs[PARENT]}
+            tags = {"trial": trial.trial, MLFLOW_PARENT_RUN_ID: self._runs[PARENT], **_repeat_tags(trial)}
             self._create(trial.trial, trial.started_s or trial.proposed_s, tags, trial.trial)
         if trial.state == "RUNNING":
             self._reopen(trial.trial)
         params = _trial_params(trial) if whole else {}
         self._log(trial.trial, _trial_metrics(trial, events, whole), params, _trial_tags(trial))
+        for fold, metrics in _fold_metrics(trial, events, whole).items():
+            self._send_fold(trial, fold, metrics)
         if trial.state in ENDED:
             self._end_trial(trial)
+
+    def _send_fold(self, trial: TrialRecord, fold: int, metrics: Sequence[Metric]) -> None:
+        key = _run_key(trial.trial, str(fold))
+        if key not in self._runs:
+            tags = {"trial": trial.trial, "fold": str(fold), MLFLOW_PARENT_RUN_ID: self._runs[trial.trial]}
+            self._create(key, trial.started_s or trial.proposed_s, {**tags, **_repeat_tags(trial)}, key)
+        if trial.state == "RUNNING":
+            self._reopen(key)
+        self._log(key, metrics, tags={"state": trial.state})
+
+    def _folds(self, trial: str) -> list[str]:
+        """Return the keys of the runs of a trial's folds."""
+        return [key for key in self._runs if key.startswith(_run_key(trial, ""))]
 
     def _end_trial(self, trial: TrialRecord) -> None:
         run_id, ended_s = self._runs[trial.trial], trial.ended_s
@@ -200,6 +220,8 @@ class Mirror:
             self._client.log_text(run_id, trial.error, "traceback.txt")
         self._client.set_terminated(run_id, STATUS[trial.state], _ms(ended_s))
         self._statuses[trial.trial] = STATUS[trial.state]
+        for key in self._folds(trial.trial):
+            self._end(key, STATUS[trial.state], trial.state, ended_s)
 
     # ------------------------------------------------------------------ the sweep
 
@@ -222,7 +244,10 @@ class Mirror:
     def _send_tests(self, record: SweepRecord, tested: Sequence[Event]) -> None:
         for event in tested:
             look = record.tested.index(event) + 1
-            self._log(PARENT, _metrics({**_test_numbers(event), "test_looks": look}, event.time_s, look))
+            self._log(PARENT, _metrics({**_test_numbers(event.body), "test_looks": look}, event.time_s, look))
+            if "repeat" in event.body:
+                repeat = event.body["repeat"]
+                self._log(repeat["trial"], _metrics(_test_numbers(repeat), event.time_s, look))
 
     def _close(self, record: SweepRecord, closed: Event) -> None:
         numbers = {**_counts(record), **closed.body.get("metrics", {})}
@@ -262,9 +287,30 @@ def _last_closed(events: Iterable[Event]) -> Event | None:
 def _trial_metrics(trial: TrialRecord, events: Iterable[Event], whole: bool) -> list[Metric]:
     reported = [event.body["epoch"] for event in events if event.kind == "reported"]
     rows = _metrics(trial.static, trial.proposed_s, 0) if whole else []
+    if trial.measured and (whole or any(event.kind == "measured" for event in events)):
+        rows += _metrics(trial.measured, trial.ended_s or trial.proposed_s, 0)
     for epoch in sorted(trial.reports) if whole else reported:
-        rows += _metrics(trial.reports[epoch], trial.report_times_s[epoch], epoch)
+        own, _ = split_by_fold(trial.reports[epoch])
+        rows += _metrics(own, trial.report_times_s[epoch], epoch)
     return rows
+
+
+def _fold_metrics(trial: TrialRecord, events: Iterable[Event], whole: bool) -> dict[int, list[Metric]]:
+    reported = [event.body["epoch"] for event in events if event.kind == "reported"]
+    rows: dict[int, list[Metric]] = {}
+    for epoch in sorted(trial.reports) if whole else reported:
+        _, folds = split_by_fold(trial.reports[epoch])
+        for fold, numbers in folds.items():
+            rows.setdefault(fold, []).extend(_metrics(numbers, trial.report_times_s[epoch], epoch))
+    return rows
+
+
+def _run_key(trial: str, fold: str | None) -> str:
+    return trial if fold is None else f"{trial}/fold{fold}"
+
+
+def _repeat_tags(trial: TrialRecord) -> dict[str, str]:
+    return {"repeat_of": trial.repeat_of, "trial_seed": str(trial.seed)} if trial.repeat_of else {}
 
 
 def _trial_params(trial: TrialRecord) -> dict[str, str]:
@@ -286,10 +332,10 @@ def _counts(record: SweepRecord) -> dict[str, float]:
     return {**counts, "trials/infeasible": len(record.infeasible), "epochs": record.epochs}
 
 
-def _test_numbers(event: Event) -> dict[str, float]:
+def _test_numbers(look: Mapping[str, Any]) -> dict[str, float]:
     """Return the metrics of a look at test as `test/<name>`, their intervals as `test/<name>/low` and `/high`."""
-    numbers = {f"test/{name}": value for name, value in event.body.get("metrics", {}).items()}
-    for name, (low, high) in event.body.get("intervals", {}).items():
+    numbers = {f"test/{name}": value for name, value in look.get("metrics", {}).items()}
+    for name, (low, high) in look.get("intervals", {}).items():
         numbers |= {f"test/{name}/low": low, f"test/{name}/high": high}
     return numbers
 

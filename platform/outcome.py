@@ -12,19 +12,22 @@ import torch
 from data.dataset import Split
 from data.loading import Description, SharedDataset, materialise
 from platform.checkpoints import rank
+from platform.choice import Choice, choose
 from platform.ensemble import SweepEnsemble, find_candidates
 from platform.ensemble_card import ENSEMBLE_FOLDER
 from platform.ensemble_result import EnsembleResult
 from platform.finished_sweep import Findings, FinishedSweep
 from platform.held_out import PREDICTIONS_FILE, HeldOut
 from platform.journal import Journal, SweepRecord, TrialRecord
-from platform.leaderboard import leaderboard, write_leaderboard
+from platform.leaderboard import RANKED, leaderboard, write_leaderboard
 from platform.method_outcomes import METHOD_OUTCOMES
 from platform.mlflow_model import MLFLOW_FOLDER, save_mlflow_model
-from platform.report import ReportInput, TestResult, write_report
+from platform.repeat_result import RepeatResult, RepeatTests
+from platform.report import ReportInput, write_report
 from platform.spec import Spec
 from platform.study import spawn_seed
 from platform.study_db import Objectives, outcome_values
+from platform.test_result import TestResult
 from platform.trained_model import BEST_FOLDER, CARD_NAME, WEIGHTS_NAME, read_trained_model
 from trainables.checkpoint import load_weights, save_weights, write_whole
 from trainables.evaluation import evaluate
@@ -43,30 +46,45 @@ class Outcome:
     test_looks: int
     onnx_difference: float | None
     ensemble: EnsembleResult | None = None
+    repeats: RepeatResult | None = None
     findings: Findings = field(default_factory=Findings)
+    choice: Choice | None = None
+    n_ended_well: int = 0  # trials, those that break a constraint included
 
     def best_values(self, spec: Spec) -> dict[str, float]:
-        """Return the best trial's objectives as metrics of the whole sweep; empty where no trial ended well."""
+        """Return the best trial's objectives, and the spread of its repeats, as metrics of the whole sweep; empty where
+        no trial ended well."""
         if self.best is None:
             return {}
         objectives = [(objective.metric, objective.mode) for objective in spec.search.objectives]
         values = outcome_values(self.best, objectives)
-        return {f"best/{metric}": value for (metric, _), value in zip(objectives, values, strict=True)}
+        best = {f"best/{metric}": value for (metric, _), value in zip(objectives, values, strict=True)}
+        return {**best, **(self.repeats.metrics() if self.repeats is not None else {})}
 
     def text(self, folder: Path, spec: Spec, resume: str) -> str:
         """Return the lines that end a sweep's output."""
         if self.best is None:
-            return f"no trial completed; the tracebacks are in MLflow and in {folder}/report.html"
+            return self._nothing(folder, spec)
         objective = spec.search.objectives[0]
         value = self.best.best(objective.metric, objective.mode == "max")
         lines = [f"best trial {self.best.trial} ({self.best.state}): {objective.metric} {value:.4f}"]
         lines += self._test_lines(objective.metric)
         if self.onnx_difference is not None:
             lines.append(f"ONNX against PyTorch at batches 1 and 5: largest difference {self.onnx_difference:.1e}")
+        if self.choice is not None:
+            lines += self.choice.lines()
         if self.ensemble is not None:
             lines += self.ensemble.lines()
+        if self.repeats is not None:
+            lines += self.repeats.lines()
         lines += self.findings.lines
         return "\n".join([*lines, *_commands(folder, spec, resume)])
+
+    def _nothing(self, folder: Path, spec: Spec) -> str:
+        if self.n_ended_well:
+            why = f"none of {self.n_ended_well} trials keeps the constraints {spec.constraint_texts}"
+            return f"{why}, or all are degenerate; see {folder}/leaderboard.csv"
+        return f"no trial completed; the tracebacks are in MLflow and in {folder}/report.html"
 
     def _test_lines(self, objective: str) -> list[str]:
         if self.test is None:
@@ -100,20 +118,30 @@ def conclude(
     dataset: SharedDataset,
     study: optuna.Study,
 ) -> Outcome:
-    """Test the best trial, once, and the ensemble, once; write `best/`, `ensemble/`, `leaderboard.csv`, `report.html`.
+    """Choose a trial; test it, the ensemble and each repeat, once; write `best/`, `ensemble/`, `leaderboard.csv`,
+    `repeats.csv`, `report.html`.
 
-    Each of the two is a look at the test fold, and counted, as are those of the method's own outcome.
+    Each of them is a look at the test fold, and counted, as are those of the method's own outcome.
     """
     objectives = [(objective.metric, objective.mode) for objective in spec.search.objectives]
-    ranked = rank(record, objectives)
-    outcome = Outcome(None, None, len(record.tested), None)
-    if ranked:
+    n_ended_well = sum(trial.state in RANKED for trial in record.trials.values())
+    outcome = Outcome(None, None, len(record.tested), None, n_ended_well=n_ended_well)
+    choice = choose(spec, folder, record, journal)
+    if choice is not None:
+        ranked = sorted(rank(record, objectives), key=lambda trial: trial is not choice.chosen)  # the chosen one first
         held_out = _held_out(spec, record, journal, dataset)
-        outcome = _Winner(spec, folder, record, held_out, dataset, ranked[0]).conclude()
+        outcome = _Winner(spec, folder, record, held_out, dataset, choice.chosen).conclude()
         ensemble = _conclude_ensemble(spec, folder, record, held_out, dataset, ranked, outcome.test)
+        repeats = _conclude_repeats(spec, folder, record, held_out, dataset, ranked[0], outcome.test)
         sweep = FinishedSweep(spec, folder, record, description, dataset, ranked, held_out, outcome.test, _device(spec))
-        findings = _conclude_method(sweep)
-        outcome = replace(outcome, ensemble=ensemble, findings=findings, test_looks=len(record.tested))
+        outcome = replace(
+            outcome,
+            choice=choice,
+            ensemble=ensemble,
+            repeats=repeats,
+            findings=_conclude_method(sweep),
+            test_looks=len(record.tested),
+        )
     metric, mode = objectives[0]
     write_leaderboard(folder / "leaderboard.csv", leaderboard(record, metric, mode))
     write_report(folder / "report.html", _report_input(spec, record, description, study, outcome, objectives))
@@ -147,6 +175,22 @@ def _conclude_ensemble(
     candidates = find_candidates(folder, ranked, spec.ensemble)
     ensemble = SweepEnsemble(folder, candidates, spec.search.objectives[0], dataset.label_set, _device(spec))
     return ensemble.conclude(dataset.open().val, held_out, record, best)
+
+
+def _conclude_repeats(
+    spec: Spec,
+    folder: Path,
+    record: SweepRecord,
+    held_out: HeldOut | None,
+    dataset: SharedDataset,
+    best: TrialRecord,
+    test: TestResult | None,
+) -> RepeatResult | None:
+    if spec.repeats is None:
+        return None
+    objective = spec.search.objectives[0]
+    tests = RepeatTests(folder, record, held_out, dataset.label_set, _device(spec), objective.metric, objective.mode)
+    return tests.conclude(best, spec.repeats.seeds, {} if test is None else test.metrics)
 
 
 def _conclude_method(sweep: FinishedSweep) -> Findings:
@@ -244,6 +288,10 @@ def _report_input(
         },
         spec_text=spec.to_yaml(),
         test=outcome.test,
-        tables=[*([outcome.ensemble.table()] if outcome.ensemble else []), *outcome.findings.tables],
+        choice="" if outcome.best is None else outcome.best.trial,
+        tables=[
+            *(result.table() for result in (outcome.choice, outcome.repeats, outcome.ensemble) if result is not None),
+            *outcome.findings.tables,
+        ],
         notes=[*notes, *outcome.findings.notes],
     )

@@ -10,11 +10,12 @@ from pathlib import Path
 
 from platform.finished_sweep import Findings, FinishedSweep
 from platform.markdown import to_html
+from platform.page import Cell as PageCell
+from platform.page import Table
 from platform.peft_analysis import find_leak
 from platform.peft_cells import Cell, best_by_method, test_cells
 from platform.peft_figures import curves, trade_off
 from platform.peft_report import CURVES, TRADE_OFF, PeftReport, result_rows, weights_line
-from platform.report import PlainTable
 from trainables.checkpoint import write_whole
 
 REPORT, PAGE, TABLE = "report.md", "report.html", "backbone_x_method.csv"
@@ -40,7 +41,7 @@ def conclude_peft(sweep: FinishedSweep) -> Findings:
     caption = f"{weights_line(cells)}; the better normalisation of each, by validation; more in result/{PAGE}"
     return Findings(
         lines=[f"backbone x method: {len(rows)} cells, {sweep.result / PAGE}"],
-        tables=[PlainTable("Backbone x method", caption, columns, rows)],
+        tables=[Table("Backbone x method", caption, columns, [[PageCell(text) for text in row] for row in rows])],
         notes=[weights_line(cells), *report.leak.sentences()],
     )
 

@@ -16,7 +16,7 @@ from ray import tune
 from platform.scheduler import CooperativeScheduler
 from platform.searcher import StudySearcher, TrialStarts
 from platform.spec_sections import ResourcesSpec
-from platform.study import Study
+from platform.trial_lives import TrialLives
 from trainables.tune_trial import TrialSetup, build_trainable
 
 SETTINGS = {
@@ -69,7 +69,7 @@ def concurrency(resources: ResourcesSpec) -> int:
     return min(fits, resources.concurrency or fits)
 
 
-def run_trials(study: Study, setup: TrialSetup, folder: Path, on_step: Callable[[], None]) -> None:
+def run_trials(study: TrialLives, setup: TrialSetup, folder: Path, on_step: Callable[[], None]) -> None:
     """Run the study's trials until it proposes no more."""
     resources = study.spec.resources
     if setup.workers:

@@ -179,6 +179,8 @@ def _needs(search: SearchSpec, space: SearchSpace, quantities: tuple[str, ...]) 
         needs.append(_Need(what, lambda facts: facts.stopped, remedy))
     if quantities:
         needs.append(_Need("constraints", lambda facts: facts.constraints != "refused"))
+    if search.avoid is not None:
+        needs.append(_Need("search.avoid", lambda facts: facts.constraints in ("learned", "filtered")))
     if static:
         what = f"constraints on what is known before training ({static[0]})"
         needs.append(_Need(what, lambda facts: facts.constraints in ("learned", "filtered")))

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from ray.tune.experiment import Trial
 
     from platform.spec import Spec
-    from platform.study import Study
+    from platform.trial_lives import TrialLives
 
 
 def rungs(grace_period: int, max_epochs: int, reduction_factor: float) -> tuple[int, ...]:
@@ -116,7 +116,7 @@ class CooperativeScheduler(StaysHere, FIFOScheduler):
     a trial that has not reported for too long.
     """
 
-    def __init__(self, study: Study) -> None:
+    def __init__(self, study: TrialLives) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._study = study
 

@@ -13,18 +13,18 @@ from platform.scheduler import StaysHere
 if TYPE_CHECKING:
     from ray.tune.experiment import Trial
 
-    from platform.study import Study
+    from platform.trial_lives import TrialLives
 
 
 class StudySearcher(StaysHere, Searcher):
-    """Hands the study's proposals to Tune.
+    """Hands the study's proposals, or its repeats, to Tune.
 
     Ray's own OptunaSearch tells Optuna that a stopped trial is complete with the value of a low rung, never
     sends the last report, leaves a trial with a NaN running for ever, drops constraints and refuses points to
     try first in conditional spaces. All of that is the study's work here.
     """
 
-    def __init__(self, study: Study) -> None:
+    def __init__(self, study: TrialLives) -> None:
         super().__init__()
         self._study = study
 
@@ -51,7 +51,7 @@ class StudySearcher(StaysHere, Searcher):
 class TrialStarts(StaysHere, Callback):
     """Tells the study when a trial has its process, and gives the live view its turn."""
 
-    def __init__(self, study: Study, on_step: Callable[[], None]) -> None:
+    def __init__(self, study: TrialLives, on_step: Callable[[], None]) -> None:
         self._study, self._on_step = study, on_step
 
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:

@@ -16,18 +16,21 @@ import optuna
 from optuna.distributions import distribution_to_json
 from optuna.trial import Trial, TrialState
 
-from platform.journal import Event, EventKind, Journal, SweepRecord, TrialRecord
+from platform.avoidance import Avoidance
+from platform.journal import Event, Journal, SweepRecord, TrialRecord
+from platform.quantities import MEASURED_QUANTITIES
 from platform.samplers import build_sampler
 from platform.scheduler import Rule
 from platform.spec import Spec
 from platform.study_db import STATES, outcome_quantities, outcome_values
+from platform.targets import are_met
+from platform.trial_lives import TrialLives
 from trainables.decisions import Verdict
 
 MAX_INFEASIBLE_IN_A_ROW = 1000
-METRICS_PREFIX = "metrics/"  # Tune flattens {"metrics": {"val/auroc": ...}} so
 
 
-class Study:
+class Study(TrialLives):
     """One sweep's search. Not safe for threads: Tune's loop is its only caller.
 
     Args:
@@ -54,16 +57,17 @@ class Study:
         observers: Sequence[Callable[[Event], None]] = (),
         shortage: Callable[[], str] = str,
     ) -> None:
-        self.spec, self.record = spec, record
-        self._journal, self.optuna_study, self._rule = journal, optuna_study, rule
-        self._static_quantities, self._post, self._observers = static_quantities, post, observers
-        self._shortage = shortage
+        super().__init__(spec, journal, record, post, observers)
+        self.optuna_study, self._rule = optuna_study, rule
+        self._static_quantities, self._shortage = static_quantities, shortage
         self._objectives = [(objective.metric, objective.mode) for objective in spec.search.objectives]
         self._points = list(spec.space.grid() if spec.search.sampler == "grid" else spec.search.try_first)
         self._handles = {trial.trial: self._handle(trial.number) for trial in self._unfinished()}
         self._to_resume = self._unfinished()
-        self._running: dict[str, float | None] = {}  # trial -> since when its first report is awaited
-        self._interrupted = False
+        avoid = spec.search.avoid
+        self._avoidance = None if avoid is None else Avoidance(avoid, self._objectives, record)
+        self.met_by = next((trial.trial for trial in record.trials.values() if self._meets(trial)), None)
+        """The trial that met `stop_when`, which ends the search."""
         self.failure = ""  # why no further proposal is possible, where that is an error
 
     # ------------------------------------------------------------------ proposals
@@ -81,7 +85,7 @@ class Study:
             if trial is not None and trial.state != "FAILED":
                 return self._task(trial)
             n_infeasible = n_infeasible + 1 if trial is None else 0
-            if n_infeasible == MAX_INFEASIBLE_IN_A_ROW:
+            if n_infeasible == MAX_INFEASIBLE_IN_A_ROW and self.spec.search.sampler != "grid":  # a grid has an end
                 self.failure = (
                     f"{n_infeasible} proposals in a row break the constraints {self.spec.constraint_texts}; "
                     "widen the space or loosen the bounds"
@@ -100,6 +104,8 @@ class Study:
 
     def _is_spent(self) -> bool:
         """Whether the budget allows no further trial."""
+        if self.met_by is not None:
+            return True
         grid_done = self.spec.search.sampler == "grid" and self.record.n_proposals >= len(self._points)
         if grid_done or len(self.record.trials) >= self.spec.budget.trials or self._is_over(one_more=True):
             return True
@@ -134,11 +140,14 @@ class Study:
             "distributions": {name: distribution_to_json(d) for name, d in handle.distributions.items()},
             "system_attrs": self._system_attrs(handle),
         }
-        try:
-            static, error = self._static_quantities(params), ""
-        except Exception:  # the trial's boundary: a configuration whose model cannot be built is a FAILED trial
-            static, error = {}, traceback.format_exc()
-        excess = self._excess(static, only_known=True)
+        excess = self._avoidance.excess(params) if self._avoidance is not None else {}
+        static, error = {}, ""
+        if not any(value > 0 for value in excess.values()):
+            try:
+                static = self._static_quantities(params)
+            except Exception:  # the trial's boundary: a configuration whose model cannot be built is a FAILED trial
+                error = traceback.format_exc()
+            excess = self._excess(static, only_known=True)
         if any(value > 0 for value in excess.values()):
             self._write("infeasible", "", **body, static=static, constraints=excess)
             self._tell(handle, TrialState.PRUNED, None, excess)
@@ -163,32 +172,17 @@ class Study:
             "epochs_reported": trial.epochs,
         }
 
-    # ------------------------------------------------------------------ a trial's life
-
-    def on_start(self, trial: str) -> None:
-        """Tune has a process for the trial."""
-        self._running[trial] = time.monotonic()
-        self._write("started", trial, attempt=self.record.trials[trial].attempts + 1)
-
-    def on_message(self, trial: str, message: Mapping[str, Any]) -> None:
-        """Take what the trial sent: a report after an epoch, or how it ended."""
-        if trial not in self._handles:
-            return  # it was on its way while the trial was ended as overdue
-        if "outcome" in message:
-            self._on_outcome(trial, message["outcome"], message["error"])
-        elif "epoch" in message:
-            prefix = len(METRICS_PREFIX)
-            metrics = {key[prefix:]: value for key, value in message.items() if key.startswith(METRICS_PREFIX)}
-            self._on_report(trial, int(message["epoch"]), metrics)
+    # ------------------------------------------------------------------ reports
 
     def _on_report(self, trial: str, epoch: int, metrics: dict[str, float]) -> None:
-        self._running[trial] = None
         self._write("reported", trial, epoch=epoch, metrics=metrics)
         if len(self._objectives) == 1:
             # Not `Trial.report`: it refuses a second report of an epoch, which a trial that lost its checkpoint sends.
             handle, value = self._handles[trial], metrics[self._objectives[0][0]]
             handle.storage.set_trial_intermediate_value(handle._trial_id, epoch, value)
         self._rule.judge(trial, epoch, metrics)
+        if self.met_by is None and self._meets(self.record.trials[trial]):
+            self.met_by = trial
         self._post(trial, epoch, self._verdict(self.record.trials[trial]))
 
     def _verdict(self, trial: TrialRecord) -> Verdict:
@@ -199,41 +193,15 @@ class Study:
             return "stop"
         if self._interrupted:
             return "interrupt"
-        return "stop" if self._is_over() else "continue"
+        return "stop" if self.met_by is not None or self._is_over() else "continue"
 
-    def _on_outcome(self, trial: str, outcome: str, error: str) -> None:
-        if outcome != "INTERRUPTED":  # an interrupted trial has not ended: a resume goes on with it
-            self._end(trial, outcome, error)
-        self._running.pop(trial, None)
-
-    def on_gone(self, trial: str, error: str | None) -> None:
-        """Tune has no process for the trial any more; where the trial did not say how it ended, it failed."""
-        self._running.pop(trial, None)
-        if trial in self._handles and not self._interrupted:
-            self._end(trial, "FAILED", error or "the trial's process ended without an outcome")
-
-    def is_overdue(self, trial: str) -> bool:
-        """Whether a running trial has not sent its first report in time; if so it has ended as FAILED."""
-        limit_s = self.spec.resources.first_report_timeout_s
-        since_s = self._running.get(trial)
-        if since_s is None or time.monotonic() - since_s < limit_s:
+    def _meets(self, trial: TrialRecord) -> bool:
+        """Whether the checkpoint that is kept of a trial meets `stop_when` and the constraints."""
+        if not trial.reports or trial.state == "FAILED" or not trial.is_feasible:
             return False
-        self._end(trial, "FAILED", f"no report within resources.first_report_timeout_s = {limit_s:g} s")
-        self._running.pop(trial)
-        return True
-
-    @property
-    def running(self) -> list[str]:
-        """The trials that have a process now."""
-        return list(self._running)
-
-    def interrupt(self) -> None:
-        """Propose nothing more, and let every running trial end at its next report, to be resumed later."""
-        self._interrupted = True
-
-    @property
-    def interrupted(self) -> bool:
-        return self._interrupted
+        quantities = outcome_quantities(trial, self._objectives)
+        known = self._excess(quantities, only_known=True)
+        return are_met(self.spec.stopping_targets, quantities) and not any(value > 0 for value in known.values())
 
     # ------------------------------------------------------------------ ends
 
@@ -245,8 +213,18 @@ class Study:
                 values, excess = self._assess(self.record.trials[trial])
             except ValueError as fault:
                 state, error = "FAILED", str(fault)
-        self._write("ended", trial, state=state, error=error, constraints=excess)
+        body: dict[str, Any] = {"state": state, "error": error, "constraints": excess}
+        if state == "STOPPED":
+            body["reason"] = self._stop_reason(trial)
+        self._write("ended", trial, **body)
+        if self._avoidance is not None:
+            self._avoidance.take(self.record.trials[trial])
         self._tell(self._handles.pop(trial), STATES[state], values if state == "COMPLETED" else None, excess)
+
+    def _stop_reason(self, trial: str) -> str:
+        if trial in self._rule.stopped:
+            return "scheduler"
+        return "target" if self.met_by is not None else "budget"
 
     def _assess(self, trial: TrialRecord) -> tuple[list[float], dict[str, float]]:
         """Return the objectives and the excesses of a trial that ran.
@@ -270,14 +248,8 @@ class Study:
         return {
             constraint.text: constraint.excess(quantities)
             for constraint in self.spec.parsed_constraints
-            if constraint.quantity in quantities or not only_known
+            if constraint.quantity in quantities or not (only_known or constraint.quantity in MEASURED_QUANTITIES)
         }
-
-    def _write(self, kind: EventKind, trial: str = "", **body: Any) -> None:
-        event = self._journal.append(kind, trial, **body)
-        self.record.apply(event)
-        for observer in self._observers:
-            observer(event)
 
     # ------------------------------------------------------------------ resuming
 

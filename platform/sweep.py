@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import signal
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -19,21 +19,26 @@ from typing import Any
 from ray.actor import ActorHandle
 
 from data.card import DataCard
+from data.cross_validation import CrossValidation, FoldPlan
 from data.loading import DataConfig, Description, SharedDataset, describe, make_store, materialise
+from platform.avoidance import AvoidFiles, avoided_at_start, new_avoided
 from platform.checkpoints import CheckpointKeeper
+from platform.choice import choose
 from platform.dry_run import dry_run_text
 from platform.ingest import shown_progress
 from platform.journal import Event, Journal, SweepRecord, read_events, replay
 from platform.live_view import Budget, LiveView
 from platform.method_outcomes import METHOD_OUTCOMES
 from platform.outcome import Outcome, conclude
+from platform.pareto import front_axes
+from platform.repeats import Repeats, print_repeat
 from platform.runner import concurrency, ray_cluster, run_trials
 from platform.scheduler import Rule, build_rule
 from platform.spec import Spec, parse_spec
 from platform.spec_file import read_spec_file
 from platform.study import Study, spawn_seed
 from platform.study_db import FILE_NAME as STUDY_NAME
-from platform.study_db import write_study
+from platform.study_db import Objectives, write_study
 from platform.sweep_folder import (
     Identity,
     code_hash,
@@ -46,9 +51,9 @@ from platform.sweep_folder import (
     versions,
 )
 from platform.tracking import Tracker
-from platform.trained_model import DATA_CARD_NAME
+from platform.trained_model import DATA_CARD_NAME, TRIALS_FOLDER
+from platform.trial_lives import TrialLives
 from trainables.decisions import Verdict, running_decisions
-from trainables.methods import METHODS
 from trainables.onnx_export import static_quantities
 from trainables.tune_trial import TrialSetup
 
@@ -135,6 +140,7 @@ def _prepare(spec: Spec, request: Request, resources: ExitStack) -> _Sweep:
         ValueError, OSError: bad input.
     """
     spec.check_quantities(describe(spec.data).label_set.task)  # before Ray takes its seconds to start
+    avoided = avoided_at_start(spec.search.avoid)
     resources.enter_context(ray_cluster())
     concurrency(spec.resources)
     _make_store(spec.data)
@@ -143,13 +149,26 @@ def _prepare(spec: Spec, request: Request, resources: ExitStack) -> _Sweep:
     identity = Identity(_flat_spec(spec), description.manifest.fingerprint, code_hash())
     if request.resume is not None:
         _check_unchanged(request.resume, identity, request.accept_changes)
-    dataset = materialise(spec.data)
+    dataset = _materialise(spec)
     if dataset.n_bad_records:
         print(f"{dataset.n_bad_records} records of corrupt shards are left out: {', '.join(dataset.bad_shards)}")
+    training_data = _training_data(spec, dataset)
     folder = request.resume or new_folder(request.runs, spec.name)
     resources.enter_context(locked(folder))
     decisions = resources.enter_context(running_decisions())
-    return _Sweep(spec, request, folder, identity, description, dataset, decisions)
+    return _Sweep(spec, request, folder, identity, description, dataset, training_data, decisions, avoided)
+
+
+def _materialise(spec: Spec) -> SharedDataset:
+    """Prepare the data; under `folds` whole, since each fold takes its own share of its training records."""
+    return materialise(spec.data.model_copy(update={"finetune_label_ratio": 1.0}) if spec.folds else spec.data)
+
+
+def _training_data(spec: Spec, dataset: SharedDataset) -> SharedDataset | CrossValidation:
+    if spec.folds is None:
+        return dataset
+    data = spec.data
+    return CrossValidation(dataset, FoldPlan.of(dataset.open(), spec.folds.k, data.seed, data.finetune_label_ratio))
 
 
 def _make_store(config: DataConfig) -> None:
@@ -192,9 +211,11 @@ class _Sweep:
         identity: Identity,
         description: Description,
         dataset: SharedDataset,
+        training_data: SharedDataset | CrossValidation,
         decisions: ActorHandle[Any],
+        avoided: Mapping[str, Sequence[float]],
     ) -> None:
-        self.decisions = decisions
+        self.training_data, self.decisions, self.avoided = training_data, decisions, avoided
         self.spec, self.request, self.folder = spec, request, folder
         self.identity, self.description, self.dataset = identity, description, dataset
 
@@ -212,7 +233,10 @@ class _Sweep:
             with self._live_view(record) as view, _interruptible(study):
                 view.update(record)  # what earlier processes ended is not news
                 run_trials(study, setup, self.folder, on_step=partial(view.update, record))
-            outcome = self._conclude(study, journal)
+            is_whole = not study.interrupted and self._repeat(study, setup, journal)
+            outcome = self._conclude(study, journal) if is_whole else None
+            if outcome is None:
+                journal.append("closed", reason="interrupted")
         except BaseException:  # the second Ctrl-C too: a resume goes on, and no run is left RUNNING
             journal.append("closed", reason="interrupted")
             journal.close()
@@ -275,20 +299,17 @@ class _Sweep:
         )
 
     def _build_study(self, journal: Journal, record: SweepRecord, events: Sequence[Event]) -> tuple[Study, TrialSetup]:
-        spec = self.spec
-
-        def post(trial: str, epoch: int, verdict: Verdict) -> None:
-            self.decisions.post.remote(trial, epoch, verdict)
-
-        objectives = [(objective.metric, objective.mode) for objective in spec.search.objectives]
+        spec, objectives = self.spec, self._objectives
         rule = Rule(build_rule(spec), spec.budget.epochs, spawn_seed(spec.seed, 0, 2))
         for event in events:  # ASHA's rungs, as they were
-            if event.kind == "reported":
+            if event.kind == "reported" and event.trial in record.trials:
                 rule.judge(event.trial, event.body["epoch"], event.body["metrics"])
-        trials = self.folder / "trials"
-        own = METHOD_OUTCOMES.get(spec.method)
-        cell = None if own is None else own.cell
-        keeper = CheckpointKeeper(self.folder, trials, record, objectives, spec.budget.disk_bytes, cell)
+        for event in new_avoided(self.avoided, record, journal):
+            record.apply(event)
+        keeper = self._keeper(record)
+        observers: list[Callable[[Event], None]] = [keeper.on_event]
+        if spec.search.avoid is not None:
+            observers.append(AvoidFiles(self.folder, spec.search.avoid, objectives, record).on_event)
         study = Study(
             spec,
             journal,
@@ -296,38 +317,73 @@ class _Sweep:
             write_study(self.folder / STUDY_NAME, self.folder.name, objectives, record, spec.space.distributions()),
             rule,
             self._static_quantities,
-            post,
-            observers=[keeper.on_event],
+            self._post,
+            observers=observers,
             shortage=keeper.shortage,
         )
         setup = TrialSetup(
             sweep=self.folder.name,
-            method=METHODS[spec.method],
-            dataset=self.dataset,
+            method=spec.training,
+            dataset=self.training_data,
             decisions=self.decisions,
-            folder=str(trials.absolute()),
+            folder=str(self._trials.absolute()),
             metric=objectives[0][0],
             maximise=objectives[0][1] == "max",
+            criteria=spec.criteria,
             workers=spec.resources.workers,
             cpus=spec.resources.cpus,
             gpus=spec.resources.gpus,
         )
         return study, setup
 
+    @property
+    def _objectives(self) -> Objectives:
+        return [(objective.metric, objective.mode) for objective in self.spec.search.objectives]
+
+    @property
+    def _trials(self) -> Path:
+        return self.folder / TRIALS_FOLDER
+
+    def _keeper(self, record: SweepRecord) -> CheckpointKeeper:
+        own = METHOD_OUTCOMES.get(self.spec.method)
+        cell = None if own is None else own.cell
+        disk_bytes, axes = self.spec.budget.disk_bytes, front_axes(self.spec)
+        return CheckpointKeeper(self.folder, self._trials, record, self._objectives, disk_bytes, cell, axes)
+
+    def _post(self, trial: str, epoch: int, verdict: Verdict) -> None:
+        self.decisions.post.remote(trial, epoch, verdict)
+
     def _static_quantities(self, params: Mapping[str, Any]) -> dict[str, float]:
-        method = METHODS[self.spec.method]
+        method = self.spec.training
         config = method.parse_config(params)
         return static_quantities(method, config, self.dataset.signal, self.dataset.label_set)
 
-    def _conclude(self, study: Study, journal: Journal) -> Outcome | None:
-        """Evaluate the best trial and write the sweep's results, unless the sweep was interrupted."""
-        if study.interrupted:
-            journal.append("closed", reason="interrupted")
-            return None
+    def _repeat(self, study: Study, setup: TrialSetup, journal: Journal) -> bool:
+        """Train the chosen trial's configuration with other seeds; return False where that was interrupted."""
+        spec, record = self.spec, study.record
+        choice = None if spec.repeats is None else choose(spec, self.folder, record, journal)
+        if spec.repeats is None or choice is None:
+            return True
+        keeper = self._keeper(record)
+        observers: list[Callable[[Event], None]] = [
+            keeper.on_event,
+            partial(print_repeat, record, *self._objectives[0]),
+        ]
+        repeats = Repeats(spec, journal, record, choice.chosen, self._post, observers, keeper.shortage)
+        if not repeats.is_done:
+            print(f"{choice.chosen.trial} again with {spec.repeats.seeds} other seeds")
+            with _interruptible(repeats):
+                run_trials(repeats, setup, self.folder, on_step=lambda: None)
+        if repeats.failure:
+            print(f"error: {repeats.failure}", file=sys.stderr)
+        return not repeats.interrupted
+
+    def _conclude(self, study: Study, journal: Journal) -> Outcome:
+        """Evaluate the best trial and write the sweep's results."""
         outcome = conclude(
             self.spec, self.folder, study.record, journal, self.description, self.dataset, study.optuna_study
         )
-        journal.append("closed", reason="done", metrics=outcome.best_values(self.spec))
+        journal.append("closed", reason="target" if study.met_by else "done", metrics=outcome.best_values(self.spec))
         return outcome
 
     def _report(self, outcome: Outcome | None, study: Study) -> int:
@@ -342,7 +398,7 @@ class _Sweep:
 
 
 @contextmanager
-def _interruptible(study: Study) -> Iterator[None]:
+def _interruptible(study: TrialLives) -> Iterator[None]:
     """Ctrl-C once: running trials end at their next report, to be resumed. Twice: stop at once."""
 
     def interrupt(signum: int, frame: FrameType | None) -> None:

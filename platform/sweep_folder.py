@@ -25,10 +25,13 @@ EXTENDABLE = (
     "budget.total_epochs",
     "budget.wall_time_s",
     "budget.disk_bytes",
+    "repeats",
+    "stop_when",
+    "targets",
     "resources.",
     "tracking.",
 )
-"""Keys that may differ on a resume: how long to go on, with what, and who is told."""
+"""Keys that may differ on a resume: how long to go on, what to choose, what follows, with what, and who is told."""
 
 
 @dataclass(frozen=True)

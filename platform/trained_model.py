@@ -15,8 +15,8 @@ from torch import nn
 from data.card import DataCard
 from platform.journal import TrialRecord, read_events, replay
 from trainables.checkpoint import load_weights, read_notes
+from trainables.cross_validation import training_method
 from trainables.method import Method
-from trainables.methods import METHODS
 from trainables.tune_trial import BEST_FILE
 
 CARD_NAME, DATA_CARD_NAME, WEIGHTS_NAME = "config.json", "data.json", "model.safetensors"
@@ -30,6 +30,7 @@ class ModelCard(BaseModel):
         params: the method's whole configuration, dotted keys.
         thresholds: of each label, fitted on the validation folds.
         val: metrics on the validation folds at the epoch of the weights.
+        folds: of a cross-validation: the model is the mean of so many, `thresholds` and `val` are the means of theirs.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -42,6 +43,7 @@ class ModelCard(BaseModel):
     data: DataCard
     thresholds: dict[str, float]
     val: dict[str, float]
+    folds: int | None = None
 
     @property
     def thresholds_K(self) -> NDArray[np.float64]:
@@ -65,7 +67,7 @@ class TrainedModel:
 
     @property
     def method(self) -> Method:
-        return METHODS[self.card.method]
+        return training_method(self.card.method, self.card.folds)
 
 
 def read_trained_model(place: Path, trial: str | None = None) -> TrainedModel:
@@ -106,8 +108,9 @@ def _read_card(path: Path) -> ModelCard:
 
 def _trial_card(run: Path, trial: str) -> ModelCard:
     record = replay(list(read_events(run)))
-    if trial not in record.trials:
-        raise ValueError(f"{run} has no trial {trial!r}; it has {', '.join(record.trials)}")
+    known = {**record.trials, **record.repeats}
+    if trial not in known:
+        raise ValueError(f"{run} has no trial {trial!r}; it has {', '.join(known)}")
     weights = run / TRIALS_FOLDER / trial / BEST_FILE
     if not weights.exists():
         kept = sorted(path.parent.name for path in (run / TRIALS_FOLDER).glob(f"*/{BEST_FILE}"))
@@ -118,11 +121,12 @@ def _trial_card(run: Path, trial: str) -> ModelCard:
         sweep=run.name,
         trial=trial,
         method=spec["method"],
-        params=dict(record.trials[trial].params),
+        params=dict(known[trial].params),
         seed=spec["seed"],
         data=data,
         thresholds=dict(zip(data.label_set.names, json.loads(notes["thresholds"]), strict=True)),
-        val=_validation(record.trials[trial], int(notes["epoch"])),
+        val=_validation(known[trial], int(notes["epoch"])),
+        folds=spec.get("folds.k"),
     )
 
 
@@ -132,7 +136,7 @@ def _validation(trial: TrialRecord, epoch: int) -> dict[str, float]:
 
 
 def _build(card: ModelCard, weights: Path, run: Path | None) -> TrainedModel:
-    method = METHODS[card.method]
+    method = training_method(card.method, card.folds)
     config = method.parse_config(card.params)
     model = method.build_model(config, card.data.signal, card.data.label_set)
     model.load_state_dict(load_weights(weights))

@@ -57,9 +57,13 @@ class Criterion(nn.Module):
 
     def weight(self, targets_BK: Tensor) -> Tensor:
         """Return what `total` is divided by for the mean, a scalar."""
+        return self.weight_B(targets_BK).sum()
+
+    def weight_B(self, targets_BK: Tensor) -> Tensor:
+        """Return each record's part of `weight`, so that further terms of a loss can be averaged alike."""
         if self.multiclass:
-            return (self._smoothed(targets_BK) * self.weights_K).sum()
-        return (~targets_BK.isnan()).sum().to(torch.float32)
+            return (self._smoothed(targets_BK) * self.weights_K).sum(dim=1)
+        return (~targets_BK.isnan()).sum(dim=1).to(torch.float32)
 
     def mean(self, logits_NK: Tensor, targets_NK: Tensor) -> float:
         """Return the mean loss of whole records; NaN where every target is missing."""

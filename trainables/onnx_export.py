@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
+import onnx
 import onnxruntime
 import torch
 from torch import nn
@@ -85,9 +86,16 @@ def _fill(model: nn.Module) -> None:
             tensor.zero_()
 
 
-def serialise(model: nn.Module, signal: Signal, output_name: str = "logits") -> bytes:
-    """Return `model`, which is on the CPU and evaluates, as ONNX: input `ecg` of `signal`'s shape, a free batch."""
-    example_BLT = torch.zeros(2, len(signal.lead_names), signal.n_timesteps)  # 2: a batch of 1 may be taken for fixed
+def serialise(model: nn.Module, signal: Signal, output_name: str = "logits", *, fixed_batch: bool = False) -> bytes:
+    """Return `model`, which is on the CPU and evaluates, as ONNX: input `ecg` of `signal`'s shape.
+
+    All of it is in one piece: no weights beside it, and no notes (see `strip_notes`).
+
+    Args:
+        fixed_batch: one record at a time, as on a small device; otherwise the batch is free.
+    """
+    n_records = 1 if fixed_batch else 2  # where it is free, 1 may be taken for fixed
+    example_BLT = torch.zeros(n_records, len(signal.lead_names), signal.n_timesteps)
     file: IO[bytes] = io.BytesIO()
     with warnings.catch_warnings():
         # The TorchScript exporter announces its successor on each call; the reason to stay is at the top.
@@ -96,6 +104,7 @@ def serialise(model: nn.Module, signal: Signal, output_name: str = "logits") -> 
         shape_checks = r"(torch\.nn\.(modules\.rnn|functional)|transformers\.integrations\.sdpa_attention)"
         warnings.filterwarnings("ignore", category=torch.jit.TracerWarning, module=shape_checks)  # type: ignore[attr-defined]
         warnings.filterwarnings("ignore", "Exporting a model to ONNX with a batch_size other than 1", UserWarning)
+        warnings.filterwarnings("ignore", "Constant folding - Only steps=1", UserWarning)  # attention reads its scale
         torch.onnx.export(
             model,
             (example_BLT,),
@@ -104,10 +113,19 @@ def serialise(model: nn.Module, signal: Signal, output_name: str = "logits") -> 
             opset_version=OPSET,
             input_names=["ecg"],
             output_names=[output_name],
-            dynamic_axes={"ecg": {0: "batch"}, output_name: {0: "batch"}},
+            dynamic_axes=None if fixed_batch else {"ecg": {0: "batch"}, output_name: {0: "batch"}},
         )
     file.seek(0)
     return file.read()
+
+
+def strip_notes(model: onnx.ModelProto) -> None:
+    """Take out what no runtime needs: doc strings, the nodes' metadata, and shapes of what lies between nodes."""
+    del model.graph.value_info[:]
+    for part in (model, model.graph, *model.graph.node, *model.graph.initializer):
+        part.ClearField("doc_string")
+    for node in model.graph.node:
+        del node.metadata_props[:]
 
 
 def _largest_difference(model: nn.Module, signal: Signal, path: Path) -> float:

@@ -10,21 +10,24 @@ from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field, model_validator
-from torch import nn
+from torch import Tensor, nn
 
 from data.dataset import Dataset, LabelSet, Signal
+from trainables.back_propagation import BackPropagation
 from trainables.backbones.architecture import architecture_of, build_network
 from trainables.backbones.backbone import Backbone, build_backbone
 from trainables.backbones.classifier import BackboneClassifier
 from trainables.backbones.config import BackboneConfig
 from trainables.backbones.weights import load_pretrained
 from trainables.config import Governed
+from trainables.losses import Criterion
 from trainables.method import Method
 from trainables.normalisation import GlobalStandardise
 from trainables.seeds import Use, derive_seed
 from trainables.standardise import Standardise
+from trainables.step import Step
 from trainables.trainer import fit, reports
-from trainables.trial import Trial
+from trainables.trial import State, Trial
 from trainables.tuning.adalora import RankAllocation
 from trainables.tuning.bottleneck import Activation, insert_adapters
 from trainables.tuning.frozen_weights import FrozenWeights
@@ -158,7 +161,12 @@ def train(config: PeftConfig, dataset: Dataset, trial: Trial) -> None:
     model = build_model(config, dataset.signal, dataset.label_set)
     if isinstance(model.normalise, GlobalStandardise):
         model.normalise.fit(dataset.train, len(dataset.signal.lead_names))
-    fit(model, config, dataset, trial, PeftGuidance(config, model))
+
+    def build_step(model: nn.Module, criterion: Criterion, n_steps: int) -> PeftStep:
+        assert isinstance(model, BackboneClassifier)
+        return PeftStep(BackPropagation(model, criterion, config, trial), config, model, n_steps)
+
+    fit(model, config, dataset, trial, build_step)
 
 
 def finish(model: nn.Module) -> nn.Module:
@@ -171,31 +179,38 @@ def finish(model: nn.Module) -> nn.Module:
     return model
 
 
-class PeftGuidance:
-    """Learning rates of backbone and head, and AdaLoRA's budget; a `trainables.guidance.Guidance`."""
+class PeftStep(Step):
+    """Back-propagation, with rates of their own for backbone and head, and AdaLoRA's budget.
 
-    def __init__(self, config: PeftConfig, model: BackboneClassifier) -> None:
+    Args:
+        n_steps: of the whole training.
+    """
+
+    def __init__(self, plain: BackPropagation, config: PeftConfig, model: BackboneClassifier, n_steps: int) -> None:
+        self._plain, self._n_steps = plain, n_steps
         self._head_scale = 1.0 if config.head_lr is None else config.head_lr / config.lr
         self._ranks = None
         if config.tuning == "adalora":
             options = peft_config("adalora", config.target_modules, _options(config))
             self._ranks = RankAllocation(model.backbone.network, options)
 
+    def gradient(self, ecg_BLT: Tensor, targets_BJ: Tensor, number: int) -> Tensor:
+        sums_2 = self._plain.gradient(ecg_BLT, targets_BJ, number)
+        if self._ranks is not None:
+            self._ranks.add_penalty()
+        return sums_2
+
     def lr_scale(self, name: str) -> float:
         return self._head_scale if name.startswith(("head.", "backbone.pool.")) else 1.0
 
-    def after_backward(self) -> None:
+    def after(self, number: int) -> None:
         if self._ranks is not None:
-            self._ranks.after_backward()
+            self._ranks.allocate(number + 1, self._n_steps)
 
-    def after_step(self, step: int, n_steps: int) -> None:
-        if self._ranks is not None:
-            self._ranks.after_step(step, n_steps)
-
-    def state(self) -> dict[str, Any]:
+    def state(self) -> State:
         return {} if self._ranks is None else self._ranks.state()
 
-    def load(self, state: dict[str, Any]) -> None:
+    def load(self, state: State) -> None:
         if self._ranks is not None:
             self._ranks.load(state)
 

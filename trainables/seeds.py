@@ -16,6 +16,7 @@ class Use(IntEnum):
     FORWARD = 2  # dropout and whatever else a model draws while it runs
     AUGMENT = 3
     MIX = 4
+    FOLD = 5  # the trial's seed of each fold of a cross-validation
     BACKBONE = 9  # random weights that all trials share
 
 

@@ -19,7 +19,7 @@ from trainables.decisions import Verdict
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 
-PROGRESS = ("proposed", "infeasible", "reported", "ended")
+PROGRESS = ("proposed", "repeat", "infeasible", "reported", "ended")
 Curve = Callable[[Mapping[str, Any], int], dict[str, float]]
 
 

@@ -16,6 +16,7 @@ from platform.spec_error import SpecError
 from platform.spec_file import MAX_BYTES
 from platform.spec_sections import Constraint
 from tests.platform.specs import make_spec, search
+from trainables.methods import METHODS
 
 ROOT = Path(__file__).parents[2]
 SPACES = sorted((ROOT / "searchspaces").glob("*.yaml"))
@@ -171,9 +172,9 @@ def test_an_override_of_what_an_alias_shares_changes_one_key_only(write: Write) 
         ("trials: 30", "trials: 0", ":17: budget.trials: must be greater than or equal to 1; got 0"),
         ("trials: 30", "trials: '30'", ":17: budget.trials: must be a valid integer; got '30'"),
         (", epochs: 27", "", ":17: budget.epochs: required, but not given"),
-        ("method: supervised", "method: supervize", ":3: method: must be one of supervised; got 'supervize'; did you "
-         "mean 'supervised'?"),
-        ("method: supervised", "stages: {}", ":3: stages: unknown key"),
+        ("method: supervised", "method: supervize", f":3: method: must be one of {', '.join(METHODS)}; got "
+         "'supervize'; did you mean 'supervised'?"),
+        ("method: supervised", "stages: {}", ":3: stages: unknown key; did you mean 'targets'?"),
         ("name: tiny", "name: a/b", ":1: name: must match pattern '^[A-Za-z0-9][A-Za-z0-9._-]*$'; got 'a/b'"),
     ],
 )  # fmt: skip
@@ -304,6 +305,26 @@ def test_values_that_the_method_refuses_together_are_found_before_the_sweep() ->
         make_spec({"model": {"choice": ["cnn", "xresnet1d18"]}, "channels": {"choice": [8, 16]}})
 
 
+@pytest.mark.parametrize(
+    ("sections", "rule"),
+    [
+        ({"resources": {"workers": 2}}, "needs resources.workers: 0; got 2"),
+        ({"ensemble": {"top": 2}}, "leave out folds or ensemble"),
+    ],
+)
+def test_folds_are_refused_where_they_would_train_on_what_selects_or_in_several_processes(
+    sections: dict[str, Any], rule: str
+) -> None:
+    with pytest.raises(ValidationError, match=rule):
+        make_spec(folds={"k": 3}, **sections)
+
+
+def test_under_folds_a_method_trains_as_many_models() -> None:
+    assert make_spec().training is METHODS["supervised"]
+    spec = make_spec(folds={"k": 3})
+    assert spec.training.name == "supervised" and spec.training is not METHODS["supervised"]
+
+
 def test_a_spec_is_frozen() -> None:
     with pytest.raises(ValidationError, match="frozen"):
         setattr(make_spec(), "seed", 4)  # noqa: B010
@@ -331,6 +352,18 @@ def test_excess_is_positive_where_a_bound_is_broken(text: str, value: float, exc
 def test_what_is_no_bound_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="must be `name <= number`"):
         Constraint.parse(text)
+
+
+def test_a_criterion_of_several_metrics_may_be_searched_and_bounded() -> None:
+    name = "val/min_of-f1-accuracy-precision-recall"
+    criterion = "min_of(f1, accuracy, precision, recall)"
+    spec = make_spec(search={"metric": criterion, "mode": "max"}, constraints=[f"{criterion} >= 0.6"])
+    assert [objective.metric for objective in spec.search.objectives] == [name]
+    assert spec.constraints == (f"{name} >= 0.6",)
+    assert spec.criteria == (name,)
+    spec.check_quantities("binary")
+    with pytest.raises(ValueError, match="reports no 'val/f1' where the labels are regression"):
+        spec.check_quantities("regression")
 
 
 def test_a_quantity_that_no_trial_reports_is_named_with_the_nearest() -> None:
@@ -405,6 +438,15 @@ def test_the_resolved_yaml_reads_back_as_the_same_spec(tmp_path: Path, values: d
     again = parse_spec(path)
     assert again == spec
     assert again.to_yaml() == spec.to_yaml()
+
+
+@pytest.mark.parametrize("text", ["\x85", "a\u2028b", "\ufeff", "\t", "\x7f"])
+def test_control_characters_in_text_survive_the_round_trip(tmp_path: Path, text: str) -> None:
+    values = {"method": "supervised", "data": {"store": "s"}, "params": {"lr": 1e-3}, "tracking": {"experiment": text}}
+    spec = make_spec(**values)
+    path = tmp_path / "resolved.yaml"
+    path.write_text(spec.to_yaml(), encoding="utf-8")
+    assert parse_spec(path).tracking.experiment == text
 
 
 @pytest.mark.parametrize("path", SPACES, ids=lambda path: path.stem)

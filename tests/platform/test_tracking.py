@@ -354,3 +354,44 @@ def test_a_relative_database_lies_in_the_projects_root_with_its_artifacts_beside
 def test_a_sweeps_name_with_a_quote_is_refused() -> None:
     with pytest.raises(ValueError, match="must not hold a quote"):
         Target("sqlite:///mlflow.db", "ptbxl", "it's", {}, {})
+
+
+def test_a_fold_is_a_run_below_its_trial_and_a_repeat_one_below_the_sweep(folder: Path) -> None:
+    def at(kind: str, trial: str = "", **body: object) -> Event:
+        return Event(kind, START_S, trial, body)  # type: ignore[arg-type]
+
+    proposed = {"number": 0, "params": {"lr": 0.1}, "sampled": {}, "distributions": {}, "static": {}}
+    reported = {"val/auroc": 0.8, "fold1/val/auroc": 0.7, "fold2/val/auroc": 0.9}
+    events = [at("opened", resumed=False), at("proposed", "t0000", **proposed)]
+    for trial in ("t0000", "t0000-r1"):
+        events += [at("started", trial, attempt=1), at("reported", trial, epoch=1, metrics=reported)]
+        events += [at("ended", trial, state="COMPLETED", error="", constraints={})]
+    events.insert(5, at("repeat", "t0000-r1", of="t0000", number=1, seed=77, params={"lr": 0.1}, static={}))
+    look = {"trial": "t0000-r1", "metrics": {"auroc": 0.6}, "intervals": {"auroc": [0.5, 0.7]}}
+    events += [at("tested", repeat=look), at("closed", reason="done")]
+    append_events(folder, events[:4])
+    send(folder)
+    append_events(folder, events[4:])
+    send(folder)
+    send(folder)  # a second time changes nothing
+
+    client = MlflowClient(tracking_uri=target(folder).uri)
+    experiment = client.get_experiment_by_name("synthetic_rhythm")
+    assert experiment is not None
+    found = client.search_runs([experiment.experiment_id])
+    by_name = {run.info.run_name: run for run in found}
+    assert sorted(by_name) == sorted(
+        ["quick", "t0000", "t0000/fold1", "t0000/fold2", "t0000-r1", "t0000-r1/fold1", "t0000-r1/fold2"]
+    )
+    assert len(found) == len(by_name)
+    parents = {name: run.data.tags.get("mlflow.parentRunId") for name, run in by_name.items()}
+    assert parents["t0000/fold2"] == by_name["t0000"].info.run_id
+    assert parents["t0000-r1"] == parents["t0000"] == by_name["quick"].info.run_id
+    assert by_name["t0000"].data.metrics == {"val/auroc": 0.8}
+    assert by_name["t0000/fold2"].data.metrics == {"val/auroc": 0.9}
+    repeat = by_name["t0000-r1"].data
+    assert (repeat.tags["repeat_of"], repeat.tags["trial_seed"]) == ("t0000", "77")
+    assert (repeat.metrics["test/auroc"], repeat.metrics["test/auroc/low"]) == (0.6, 0.5)
+    assert by_name["quick"].data.metrics["test_looks"] == 1
+    assert "test/auroc" not in by_name["quick"].data.metrics, "of the chosen trial alone"
+    assert {run.info.status for run in found} == {"FINISHED"}

@@ -64,6 +64,10 @@ TINY = {
         exact={"head_dropout": 0.0, "encoder_dropout": 0.0},
         onnx_tolerance=0.02,
     ),
+    "atml": Tiny(
+        params={"model": "OptimizedAFNet", "epochs": 4, "batch_size": 8, "lr": 2e-2, "dropout": 0.1},
+        exact={"model": "LinearBinaryClassifier", "dropout": 0.0},
+    ),
 }
 
 pytestmark = pytest.mark.parametrize("name", METHODS)

@@ -1,0 +1,193 @@
+"""Weights that a network of AdaGrad-Fusion starts from: the published ones, or those of an earlier run."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from trainables.checkpoint import load_weights
+from trainables.config import TrainConfig
+from trainables.conv_transformer import SIZES
+from trainables.fusion_network import FusionNetwork, NetworkConfig
+from trainables.lora import merge_state
+from trainables.published_backbone import Weights, read_published
+
+HUB_ID = "KAZABANA/Foundation-Models-for-ECG-classification"
+OWN_SUFFIX = ".safetensors"
+LAST_LAYER = "head.classes."
+_AUXILIARY = "head.auxiliary_"
+
+
+class PretrainedConfig(NetworkConfig):
+    """Where training starts."""
+
+    pretrained: str | None = Field(
+        None,
+        description=f"Weights to start from: a file (the original's, or {OWN_SUFFIX} or best/ of this project), or the "
+        f"id of a repository on Hugging Face, such as {HUB_ID}; null: random ones.",
+    )
+    pretrained_file: str | None = Field(
+        None, description="The file in that repository, such as CODE_testmediumbias_full_checkpoint.pkl."
+    )
+    pretrained_lora: str | None = Field(
+        None, description="A LoRA-only checkpoint of the original, merged into `pretrained`."
+    )
+    pretrained_head: bool = Field(
+        False, description="Start from the last layer's weights too; they must be of the same labels in the same order."
+    )
+
+    @model_validator(mode="after")
+    def _pretrained_consistent(self) -> PretrainedConfig:
+        if self.pretrained is None:
+            for name in ("pretrained_file", "pretrained_lora", "pretrained_head"):
+                if getattr(self, name):
+                    raise ValueError(f"{name} works only with pretrained; got {getattr(self, name)!r}; leave it out")
+            return self
+        if is_hub_id(self.pretrained) != (self.pretrained_file is not None):
+            raise ValueError(
+                "pretrained_file names the file in a repository, and is for one alone, "
+                f"but got pretrained={self.pretrained!r} and pretrained_file={self.pretrained_file!r}"
+            )
+        return self
+
+
+def is_hub_id(place: str) -> bool:
+    """Return whether `place` is OWNER/NAME of a repository and nothing on this disk."""
+    return bool(re.fullmatch(r"[\w-]+/[\w.-]+", place)) and not Path(place).suffix and not Path(place).exists()
+
+
+def load_pretrained(network: FusionNetwork, config: PretrainedConfig) -> None:
+    """Fill `network` as `config` says, before LoRA is attached; does nothing without `config.pretrained`.
+
+    The last layer stays as it is unless `config.pretrained_head` is set, and so does an auxiliary head that the file
+    lacks.
+
+    Raises:
+        ValueError: the weights can't be had, or are of another network.
+    """
+    if config.pretrained is None:
+        return
+    place = config.pretrained
+    path = download(place, str(config.pretrained_file)) if is_hub_id(place) else Path(place)
+    fill(network, read_weights(path), config, str(path), whole=True)
+    if config.pretrained_lora is not None:
+        lora = Path(config.pretrained_lora)
+        fill(network, read_weights(lora), config, str(lora), whole=False)
+
+
+def read_weights(path: Path) -> Weights:
+    """Read the original's pickle or this project's safetensors (or the best/ folder with them).
+
+    Raises:
+        ValueError: there is no such file, or it holds something else.
+    """
+    file = path / "model.safetensors" if path.is_dir() else path
+    if not file.is_file():
+        raise ValueError(f"there are no weights at {path}; give a file, a best/ folder, or a hub id such as {HUB_ID}")
+    if file.suffix != OWN_SUFFIX:
+        return read_published(file)
+    plain = merge_state(load_weights(file))
+    return Weights({re.sub(r"^body\.\d+\.", "", name): tensor for name, tensor in plain.items()})
+
+
+def download(hub_id: str, file: str) -> Path:
+    """Fetch a file of a repository, or find it among those fetched before.
+
+    Raises:
+        ValueError: neither worked.
+    """
+    from huggingface_hub import hf_hub_download  # half a second, and only those who name a repository pay it
+
+    try:
+        return Path(hf_hub_download(hub_id, file))
+    except OSError as error:  # what it raises for every failure: no network, no such repository or file, no permission
+        reason = " ".join(str(error).split())
+        raise ValueError(
+            f"{file} of {hub_id} can't be fetched ({reason[:200]}); on a machine with access run `hf download {hub_id} "
+            f"{file}` and copy the file here: pretrained: PATH; or pretrain with adagrad_fusion_pretrain.yaml"
+        ) from error
+
+
+@torch.no_grad()
+def fill(network: FusionNetwork, weights: Weights, config: PretrainedConfig, source: str, *, whole: bool) -> None:
+    """Copy `weights` into `network`, and add their updates.
+
+    Args:
+        whole: whether all of the body must be there.
+
+    Raises:
+        ValueError: a tensor is lacking, or of another shape.
+    """
+    ours = _tensors(network)
+    taken = {name: tensor for name, tensor in weights.plain.items() if _is_taken(name, ours, weights, config)}
+    added = {
+        name: tensor for name, tensor in weights.updates.items() if name in ours and not name.startswith(_AUXILIARY)
+    }
+    _check_size(ours, weights, config, source)
+    _check_shapes({**added, **taken}, ours, source)
+    if whole:
+        _check_whole(taken, ours, source)
+    for name, tensor in taken.items():
+        ours[name].copy_(tensor)
+    for name, tensor in added.items():
+        ours[name].add_(tensor)
+
+
+def _tensors(network: FusionNetwork) -> dict[str, Tensor]:
+    return {re.sub(r"^body\.\d+\.", "", name): tensor for name, tensor in network.state_dict().items()}
+
+
+def _is_taken(name: str, ours: Mapping[str, Tensor], weights: Weights, config: PretrainedConfig) -> bool:
+    if name.startswith(LAST_LAYER):
+        return config.pretrained_head
+    if name.startswith(_AUXILIARY):  # the original's LoRA-only files hold biases of an auxiliary head without weights
+        return name in ours and {each for each in ours if each.startswith(_AUXILIARY)} <= set(weights.plain)
+    return name in ours or not name.startswith(("seen_", "head.units."))
+
+
+def _check_size(ours: Mapping[str, Tensor], weights: Weights, config: TrainConfig, source: str) -> None:
+    """Compare the sizes of the two networks, so that a wrong one is named rather than a tensor's shape."""
+    found, wanted = _dimensions(weights.plain), _dimensions(ours)
+    if found != wanted:
+        size = next((name for name, (width, n_layers, _) in SIZES.items() if (width, n_layers) == found), None)
+        raise ValueError(
+            f"{source} is of a network of width {found[0]} with {found[1]} layers"
+            + (f" (size: {size})" if size else "")
+            + f", but the parameters ask for width {wanted[0]} with {wanted[1]} layers"
+        )
+
+
+def _dimensions(tensors: Mapping[str, Tensor]) -> tuple[int, int]:
+    """Return width and number of layers; (0, 0) of what is no network of this kind."""
+    biases = [tensor for name, tensor in tensors.items() if re.fullmatch(r"layers\.\d+\.norm1\.bias", name)]
+    return (len(biases[0]), len(biases)) if biases else (0, 0)
+
+
+def _check_shapes(theirs: Mapping[str, Tensor], ours: Mapping[str, Tensor], source: str) -> None:
+    for name, tensor in theirs.items():
+        if name not in ours:
+            raise ValueError(f"{source} has {name}, which the network lacks")
+        if tensor.shape != ours[name].shape:
+            found, wanted = tuple(tensor.shape), tuple(ours[name].shape)
+            raise ValueError(f"{source}: {name} has the shape {found}, but the network's is {wanted}; {_remedy(name)}")
+
+
+def _remedy(name: str) -> str:
+    if name.startswith(LAST_LAYER):
+        return "set pretrained_head to false for a new last layer"
+    return "it is of records with another number of leads"
+
+
+def _check_whole(taken: Iterable[str], ours: Mapping[str, Tensor], source: str) -> None:
+    body = [name for name in ours if name.startswith(("blocks.", "layers."))]
+    lacking = sorted(set(body) - set(taken))
+    if lacking:
+        raise ValueError(
+            f"{source} lacks {lacking[0]} and {len(lacking) - 1} more; a LoRA-only checkpoint goes into "
+            "pretrained_lora, and the backbone it was trained on into pretrained"
+        )
