@@ -110,7 +110,8 @@ class PeftReport:
             placement = f"{config.lead_placement}, x{config.resample_factor:g}"
             n_parameters = min(c.n_parameters for c in self.cells if c.backbone == name)
             rows.append([name, config.weights, f"{n_parameters:,}", placement, str(cell.n_tokens)])
-        return self._table(["backbone", "weights", "parameters", "lead placement, resampling", "tokens"], rows, n_text=2)
+        columns = ["backbone", "weights", "parameters", "lead placement, resampling", "tokens"]
+        return self._table(columns, rows, n_text=2)
 
     def _placement(self) -> str:
         rows = [

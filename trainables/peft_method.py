@@ -38,7 +38,7 @@ Tuning = Literal[
     "lora", "rslora", "dora", "adalora", "ia3", "vera", "oft", "houlsby", "pfeiffer", "parallel",
     "linear_probe", "full", "last_layers", "bias", "ln_tuning",
     "adamss", "beft", "boft", "c3a", "deft", "delora", "fourierft", "glora", "gralora", "hira", "hra", "lily",
-    "loha", "lokr", "miss", "osf", "peanut", "psoft", "pvera", "randlora", "road", "shira", "supertuning", "tinylora",
+    "loha", "lokr", "miss", "osf", "peanut", "psoft", "pvera", "randlora", "road", "supertuning", "tinylora",
     "unilora", "vblora", "waveft",
 ]  # fmt: skip
 ADAPTERS = ("houlsby", "pfeiffer", "parallel")
