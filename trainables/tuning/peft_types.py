@@ -1,8 +1,9 @@
 """The types of the `peft` library that suit linear layers, one line each.
 
 Left out: those that prepend tokens (prompts, prefixes), those that mix several adapters (X-LoRA, Poly), those for
-embeddings (trainable tokens) and decoders (shadow); FRoD and SHiRA, whose sparse tensors torch warns of. LN-tuning, which adds
-nothing, is in `trainables.tuning.selections`. Fresh adapters change nothing, but for unilora's and vblora's a little.
+embeddings (trainable tokens) and decoders (shadow); FRoD and SHiRA, whose sparse tensors torch warns of. LN-tuning,
+which adds nothing, is in `trainables.tuning.selections`. Fresh adapters change nothing, but unilora's and vblora's
+a little.
 """
 
 from __future__ import annotations
