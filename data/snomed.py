@@ -66,6 +66,35 @@ def scored_rule() -> LabelRule:
     return LabelRule("scored", tuple(names), labels)
 
 
+@dataclass(frozen=True)
+class ScoringWeights:
+    """What the 2021 scoring gives for calling one class where a record has another; C classes.
+
+    Attributes:
+        names: as those of `scored_rule`: merged classes have both abbreviations.
+        weights_CC: by true class and called class.
+        normal: the place of sinus rhythm.
+    """
+
+    names: tuple[str, ...]
+    weights_CC: NDArray[np.float64]
+    normal: int
+
+    def columns(self, labels: Sequence[str]) -> list[int] | None:
+        """Return each label's class, by its name or by one of a merged class's; None where a label has none."""
+        place = {part: index for index, name in enumerate(self.names) for part in (name, *name.split("|"))}
+        return [place[label] for label in labels] if all(label in place for label in labels) else None
+
+
+def scoring_weights() -> ScoringWeights:
+    """Read the weights of the official 2021 scoring."""
+    names = scored_rule().names
+    with (TABLES / "challenge2021/weights.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.reader(file))[1:]
+    weights_CC = np.array([[float(cell) for cell in row[1:]] for row in rows])
+    return ScoringWeights(names, weights_CC, names.index("NSR"))
+
+
 def adagrad_fusion_rule(count_columns: Sequence[str], count_above: int) -> LabelRule:
     """Return AdaGrad-Fusion's rule: scored codes with published counts above `count_above`, unmerged, in table order.
 

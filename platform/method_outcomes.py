@@ -9,7 +9,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from platform import adagrad_fusion_outcome
 from platform.finished_sweep import Findings, FinishedSweep
+from platform.hubert_ecg_outcome import conclude_fine_tuning, conclude_pretraining
 from platform.peft_cells import cell_name
 from platform.peft_outcome import conclude_peft
 
@@ -29,5 +31,8 @@ class MethodOutcome:
 
 
 METHOD_OUTCOMES: dict[str, MethodOutcome] = {
+    "adagrad_fusion": MethodOutcome(adagrad_fusion_outcome.conclude),
+    "hubert_ecg": MethodOutcome(conclude_fine_tuning),
+    "hubert_ecg_pretrain": MethodOutcome(conclude_pretraining),
     "peft": MethodOutcome(conclude_peft, cell_name),
 }

@@ -149,8 +149,8 @@ def conclude(
 
 
 def _held_out(spec: Spec, record: SweepRecord, journal: Journal, dataset: SharedDataset) -> HeldOut | None:
-    """Return the test fold, which nothing has read yet; None where there is none."""
-    if not dataset.plan.folds.get("test"):
+    """Return the test fold, which nothing has read yet; None where there is none, or nothing to test without labels."""
+    if not dataset.plan.folds.get("test") or dataset.label_set.task == "unlabelled":
         return None
 
     def read() -> Split:
@@ -177,6 +177,11 @@ def _conclude_ensemble(
     return ensemble.conclude(dataset.open().val, held_out, record, best)
 
 
+def _conclude_method(sweep: FinishedSweep) -> Findings:
+    own = METHOD_OUTCOMES.get(sweep.spec.method)
+    return Findings() if own is None else own.conclude(sweep)
+
+
 def _conclude_repeats(
     spec: Spec,
     folder: Path,
@@ -191,11 +196,6 @@ def _conclude_repeats(
     objective = spec.search.objectives[0]
     tests = RepeatTests(folder, record, held_out, dataset.label_set, _device(spec), objective.metric, objective.mode)
     return tests.conclude(best, spec.repeats.seeds, {} if test is None else test.metrics)
-
-
-def _conclude_method(sweep: FinishedSweep) -> Findings:
-    own = METHOD_OUTCOMES.get(sweep.spec.method)
-    return Findings() if own is None else own.conclude(sweep)
 
 
 def _device(spec: Spec) -> str:
@@ -232,7 +232,8 @@ class _Winner:
             )
         text = card.model_dump_json(indent=2) + "\n"
         write_whole(self.folder / CARD_NAME, lambda path: path.write_text(text, encoding="utf-8"))
-        save_mlflow_model(self.trained, self.folder / MLFLOW_FOLDER)
+        if card.data.label_set.task != "unlabelled":  # an encoder is for fine-tuning, and answers nobody
+            save_mlflow_model(self.trained, self.folder / MLFLOW_FOLDER)
         return Outcome(self.trial, test, len(self.record.tested), difference)
 
     def _test(self) -> TestResult | None:
@@ -282,6 +283,7 @@ def _report_input(
             "store": spec.data.store,
             "fingerprint": manifest.fingerprint,
             "labels": description.label_set.name,
+            "records without a label": "left out" if spec.data.drop_unlabelled else "kept",
             "seed": str(spec.seed),
             "git commit": opened["git_commit"],
             "versions": opened["versions"],

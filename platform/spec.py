@@ -275,11 +275,14 @@ class Spec(Section):
         return parse_targets(self.targets or self.stop_when, self.search.objectives[0].metric)
 
     def check_quantities(self, task: Task) -> None:
-        """Refuse objectives and constraints on numbers that no trial on a label set of this task reports.
+        """Refuse a task that the method does not learn, and objectives and constraints on what no trial reports.
 
         Raises:
             ValueError: there is one.
         """
+        METHODS[self.method].check_task(task)
+        if self.folds is not None and task == "unlabelled":
+            raise ValueError("folds: the mean of k encoders that know no labels is nothing to use; leave folds out")
         reported = METHODS[self.method].reports(task)
         trained = sorted({*reported, *STATIC_QUANTITIES, "best_epoch"})
         named = {"search.metric": [objective.metric for objective in self.search.objectives]}

@@ -91,7 +91,9 @@ class WholeBatchNorm:
                 _set_running(norm, statistics)
 
     def end_step(self) -> None:
-        """Move the running statistics as one training pass over the batch would have."""
+        """Move the running statistics as one training pass over the batch would have; none without an evaluation."""
+        if not self._seen:
+            return
         for norm, *seen in zip(self._norms, *self._seen, strict=True):
             assert norm.momentum is not None
             new = Statistics(*(torch.stack(each).mean(dim=0) for each in zip(*seen, strict=True)))

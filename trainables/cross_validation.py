@@ -27,7 +27,7 @@ from trainables.seeds import Use, derive_seed
 from trainables.trial import State, Trial, TrialStopped
 
 SUMMED: Final = frozenset({"epoch_s", "parameters", "trainable_parameters"})
-LARGEST: Final = frozenset({"peak_memory_bytes"})
+LARGEST: Final = frozenset({"peak_memory_bytes", "process_peak_bytes"})
 
 
 def training_method(name: str, n_folds: int | None = None) -> Method:
@@ -110,7 +110,7 @@ class _FoldRun:
     world_size: int = 1
     saved: State | None = None
     has_ended: bool = False
-    peak_memory_bytes: float = 0.0
+    peaks: dict[str, float] = field(default_factory=dict)
 
     def advance(self, train: Callable[[Any, Dataset, Trial], None], config: Any) -> bool:
         """Train one epoch more; return False where there is none."""
@@ -123,9 +123,8 @@ class _FoldRun:
         return False
 
     def report(self, epoch: int, metrics: Mapping[str, float], state: Callable[[], State]) -> None:
-        self.peak_memory_bytes = max(self.peak_memory_bytes, metrics.get("peak_memory_bytes", 0.0))
-        peak = {"peak_memory_bytes": self.peak_memory_bytes} if "peak_memory_bytes" in metrics else {}
-        self.epoch, self.metrics, self.saved = epoch, {**metrics, **peak}, state()
+        self.peaks |= {name: max(self.peaks.get(name, 0.0), metrics[name]) for name in LARGEST & metrics.keys()}
+        self.epoch, self.metrics, self.saved = epoch, {**metrics, **self.peaks}, state()
         raise TrialStopped
 
     def restore(self) -> State | None:
@@ -137,7 +136,7 @@ class _FoldRun:
             "metrics": self.metrics,
             "saved": self.saved,
             "has_ended": self.has_ended,
-            "peak_memory_bytes": self.peak_memory_bytes,
+            "peaks": self.peaks,
         }
 
 

@@ -27,7 +27,7 @@ def load_teacher(place: str, config: NetworkConfig, signal: Signal, label_set: L
     _check_fit(card["data"], signal, label_set, folder)
     params = {name: card["params"][name] for name in NetworkConfig.model_fields if name in card["params"]}
     params |= {"crop_timesteps": config.crop_timesteps, "window_stride": None}
-    teacher_config = PretrainedConfig.model_validate({**params, "pretrained": str(folder), "pretrained_head": True})
+    teacher_config = PretrainedConfig.model_validate({**params, "weights": str(folder), "weights_head": True})
     teacher = build_network(teacher_config, signal, label_set)
     fill(teacher, read_weights(folder), teacher_config, str(folder), whole=True)
     return teacher.eval().requires_grad_(False)

@@ -1,39 +1,88 @@
-"""One meter of a trial's peak memory, the same for every method."""
+"""Meters of a trial's peak memory, the same for every method: what its tensors take, and what its process takes."""
 
 from __future__ import annotations
 
 import ctypes
 import threading
+import weakref
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack
 from types import TracebackType
+from typing import Any
 
 import psutil
 import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 SAMPLE_EVERY_S = 0.02  # a step of training takes longer; a look costs 20 us
 
 
-class PeakMemory:
-    """Measure the peak memory in bytes between entering and `peak_bytes`.
+class LiveTensors(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Count the bytes of the tensors alive, by their storages, as operations take and make them.
 
-    On CUDA: what the allocator held for tensors at most. On a CPU: the process's private resident memory above
-    its level on entering, looked at every 20 ms; arrays that trials share are not counted. Trials follow one
-    another in a process, so memory that the last one freed is first given back to the system: it would
-    otherwise hide the next trial's use.
+    A storage counts once, however many views it has, from the first operation that meets it until nobody holds it any
+    more: a weak reference tells. So passes without gradient count, and what autograd keeps. Fake tensors count as the
+    ones that they stand for. What a kernel needs inside one operation is not seen.
 
     Args:
-        held_bytes: what the trial already holds on entering (its model), added to a CPU's figure.
+        held: tensors that are there already.
     """
 
-    def __init__(self, device: torch.device, held_bytes: int = 0) -> None:
-        self._device, self._held_bytes = device, held_bytes
+    def __init__(self, held: Iterable[Tensor] = ()) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.live_bytes = self.peak_bytes = 0
+        self._alive: dict[int, weakref.ref[torch.UntypedStorage]] = {}
+        for tensor in held:
+            self._meet(tensor)
+
+    def __torch_dispatch__(
+        self,
+        func: Callable[..., Any],
+        types: Iterable[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        kwargs = kwargs or {}
+        for each in tree_leaves((args, kwargs)):
+            if isinstance(each, Tensor):
+                self._meet(each)
+        made = func(*args, **kwargs)
+        for each in tree_leaves(made):
+            if isinstance(each, Tensor):
+                self._meet(each)
+        return made
+
+    def _meet(self, tensor: Tensor) -> None:
+        storage = tensor.untyped_storage()
+        key = storage._cdata
+        if key in self._alive:
+            return
+        n_bytes = storage.nbytes()
+
+        def forget(_: weakref.ref[torch.UntypedStorage]) -> None:
+            del self._alive[key]
+            self.live_bytes -= n_bytes
+
+        self._alive[key] = weakref.ref(storage, forget)
+        self.live_bytes += n_bytes
+        self.peak_bytes = max(self.peak_bytes, self.live_bytes)
+
+
+class ProcessMemory:
+    """Watch the process's private resident memory above its level on entering, every 20 ms.
+
+    Arrays that trials share are not counted. Trials follow one another in a process, so memory that the last one freed
+    is first given back to the system: it would otherwise hide the next trial's use.
+    """
+
+    def __init__(self) -> None:
         self._start_bytes = self._peak_bytes = 0
         self._ended = threading.Event()
         self._sampler = threading.Thread(target=self._sample, name="peak-memory", daemon=True)
 
-    def __enter__(self) -> PeakMemory:
-        if self._device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(self._device)
-            return self
+    def __enter__(self) -> ProcessMemory:
         _give_back_freed_memory()
         self._start_bytes = self._peak_bytes = private_bytes()
         self._sampler.start()
@@ -43,20 +92,65 @@ class PeakMemory:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._ended.set()
-        if self._sampler.is_alive():
-            self._sampler.join()
+        self._sampler.join()
 
     @property
     def peak_bytes(self) -> int:
         """The peak so far."""
-        if self._device.type == "cuda":
-            return torch.cuda.max_memory_allocated(self._device)
         self._peak_bytes = max(self._peak_bytes, private_bytes())
-        return self._peak_bytes - self._start_bytes + self._held_bytes
+        return self._peak_bytes - self._start_bytes
 
     def _sample(self) -> None:
         while not self._ended.wait(SAMPLE_EVERY_S):
             self._peak_bytes = max(self._peak_bytes, private_bytes())
+
+
+class PeakMemory:
+    """Measure a trial between entering and looking: the peak of its tensors, and of its process.
+
+    The tensors' peak is that of CUDA's allocator on a GPU and of `LiveTensors` on a CPU. Counting costs some 10 us an
+    operation, and one epoch of training is like another: `end_counting` ends it on a CPU.
+
+    Args:
+        held: the tensors that the trial holds on entering: its model.
+    """
+
+    def __init__(self, device: torch.device, held: Iterable[Tensor] = ()) -> None:
+        self._device = device
+        self._tensors = LiveTensors(held if device.type == "cpu" else ())
+        self._process = ProcessMemory()
+        self._counting = ExitStack()
+        self._held_bytes = self._tensors.live_bytes
+
+    def __enter__(self) -> PeakMemory:
+        self._process.__enter__()
+        if self._device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self._device)
+        else:
+            self._counting.enter_context(self._tensors)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.end_counting()
+        self._process.__exit__(kind, error, trace)
+
+    def end_counting(self) -> None:
+        """Let the tensors' peak on a CPU stay as it is."""
+        self._counting.close()
+
+    @property
+    def peak_bytes(self) -> int:
+        """The peak of the tensors so far."""
+        if self._device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self._device)
+        return self._tensors.peak_bytes
+
+    @property
+    def process_peak_bytes(self) -> int:
+        """The peak of the process so far, above its level on entering, and what the trial held then on a CPU."""
+        return self._process.peak_bytes + self._held_bytes
 
 
 def private_bytes() -> int:

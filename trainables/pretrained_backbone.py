@@ -19,6 +19,7 @@ from trainables.published_backbone import Weights, read_published
 
 HUB_ID = "KAZABANA/Foundation-Models-for-ECG-classification"
 OWN_SUFFIX = ".safetensors"
+RANDOM = "random"
 LAST_LAYER = "head.classes."
 _AUXILIARY = "head.auxiliary_"
 
@@ -26,32 +27,32 @@ _AUXILIARY = "head.auxiliary_"
 class PretrainedConfig(NetworkConfig):
     """Where training starts."""
 
-    pretrained: str | None = Field(
-        None,
-        description=f"Weights to start from: a file (the original's, or {OWN_SUFFIX} or best/ of this project), or the "
-        f"id of a repository on Hugging Face, such as {HUB_ID}; null: random ones.",
+    weights: str = Field(
+        RANDOM,
+        min_length=1,
+        description=f"What the network starts from: random; a file (the original's, or {OWN_SUFFIX} of this project); "
+        f"a best/ folder; or the id of a repository on Hugging Face, such as {HUB_ID}.",
     )
-    pretrained_file: str | None = Field(
+    weights_file: str | None = Field(
         None, description="The file in that repository, such as CODE_testmediumbias_full_checkpoint.pkl."
     )
-    pretrained_lora: str | None = Field(
-        None, description="A LoRA-only checkpoint of the original, merged into `pretrained`."
-    )
-    pretrained_head: bool = Field(
+    weights_lora: str | None = Field(None, description="A LoRA-only checkpoint of the original, merged into `weights`.")
+    weights_head: bool = Field(
         False, description="Start from the last layer's weights too; they must be of the same labels in the same order."
     )
 
     @model_validator(mode="after")
-    def _pretrained_consistent(self) -> PretrainedConfig:
-        if self.pretrained is None:
-            for name in ("pretrained_file", "pretrained_lora", "pretrained_head"):
+    def _weights_consistent(self) -> PretrainedConfig:
+        if self.weights == RANDOM:
+            for name in ("weights_file", "weights_lora", "weights_head"):
                 if getattr(self, name):
-                    raise ValueError(f"{name} works only with pretrained; got {getattr(self, name)!r}; leave it out")
+                    rule = f"{name} works only with weights that are not {RANDOM}"
+                    raise ValueError(f"{rule}; got {getattr(self, name)!r}; leave it out")
             return self
-        if is_hub_id(self.pretrained) != (self.pretrained_file is not None):
+        if is_hub_id(self.weights) != (self.weights_file is not None):
             raise ValueError(
-                "pretrained_file names the file in a repository, and is for one alone, "
-                f"but got pretrained={self.pretrained!r} and pretrained_file={self.pretrained_file!r}"
+                "weights_file names the file in a repository, and is for one alone, "
+                f"but got weights={self.weights!r} and weights_file={self.weights_file!r}"
             )
         return self
 
@@ -62,21 +63,21 @@ def is_hub_id(place: str) -> bool:
 
 
 def load_pretrained(network: FusionNetwork, config: PretrainedConfig) -> None:
-    """Fill `network` as `config` says, before LoRA is attached; does nothing without `config.pretrained`.
+    """Fill `network` as `config` says, before LoRA is attached; does nothing where it says `random`.
 
-    The last layer stays as it is unless `config.pretrained_head` is set, and so does an auxiliary head that the file
+    The last layer stays as it is unless `config.weights_head` is set, and so does an auxiliary head that the file
     lacks.
 
     Raises:
         ValueError: the weights can't be had, or are of another network.
     """
-    if config.pretrained is None:
+    if config.weights == RANDOM:
         return
-    place = config.pretrained
-    path = download(place, str(config.pretrained_file)) if is_hub_id(place) else Path(place)
+    place = config.weights
+    path = download(place, str(config.weights_file)) if is_hub_id(place) else Path(place)
     fill(network, read_weights(path), config, str(path), whole=True)
-    if config.pretrained_lora is not None:
-        lora = Path(config.pretrained_lora)
+    if config.weights_lora is not None:
+        lora = Path(config.weights_lora)
         fill(network, read_weights(lora), config, str(lora), whole=False)
 
 
@@ -109,7 +110,7 @@ def download(hub_id: str, file: str) -> Path:
         reason = " ".join(str(error).split())
         raise ValueError(
             f"{file} of {hub_id} can't be fetched ({reason[:200]}); on a machine with access run `hf download {hub_id} "
-            f"{file}` and copy the file here: pretrained: PATH; or pretrain with adagrad_fusion_pretrain.yaml"
+            f"{file}` and copy the file here: weights: PATH; or pretrain with adagrad_fusion_pretrain.yaml"
         ) from error
 
 
@@ -144,7 +145,7 @@ def _tensors(network: FusionNetwork) -> dict[str, Tensor]:
 
 def _is_taken(name: str, ours: Mapping[str, Tensor], weights: Weights, config: PretrainedConfig) -> bool:
     if name.startswith(LAST_LAYER):
-        return config.pretrained_head
+        return config.weights_head
     if name.startswith(_AUXILIARY):  # the original's LoRA-only files hold biases of an auxiliary head without weights
         return name in ours and {each for each in ours if each.startswith(_AUXILIARY)} <= set(weights.plain)
     return name in ours or not name.startswith(("seen_", "head.units."))
@@ -179,7 +180,7 @@ def _check_shapes(theirs: Mapping[str, Tensor], ours: Mapping[str, Tensor], sour
 
 def _remedy(name: str) -> str:
     if name.startswith(LAST_LAYER):
-        return "set pretrained_head to false for a new last layer"
+        return "set weights_head to false for a new last layer"
     return "it is of records with another number of leads"
 
 
@@ -189,5 +190,5 @@ def _check_whole(taken: Iterable[str], ours: Mapping[str, Tensor], source: str) 
     if lacking:
         raise ValueError(
             f"{source} lacks {lacking[0]} and {len(lacking) - 1} more; a LoRA-only checkpoint goes into "
-            "pretrained_lora, and the backbone it was trained on into pretrained"
+            "weights_lora, and the backbone it was trained on into weights"
         )

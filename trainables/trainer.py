@@ -39,6 +39,11 @@ from trainables.standardise import fit_output_units
 from trainables.step import BuildStep, Step
 from trainables.trial import State, Trial
 
+MEASURED_EPOCHS = 2  # whose memory is counted: the first step lacks the optimiser's averages, and may be an epoch
+OWN = {
+    *("train/loss", "val/loss", "val/classes_left_out", "lr", "epoch_s", "parameters", "trainable_parameters"),
+    *("peak_memory_bytes", "process_peak_bytes"),
+}
 Scores = Callable[[Evaluation], Mapping[str, float]]
 
 
@@ -72,10 +77,12 @@ def fit(
     learner = _Learner.build(model, config, dataset, trial, build_step)
     first_epoch = learner.restore(trial.restore()) + 1
     import_torchmetrics()
-    with PeakMemory(trial.device, held_bytes=_size_bytes(learner.model)) as memory:
+    with PeakMemory(trial.device, held=learner.model.state_dict().values()) as memory:
         for epoch in range(first_epoch, learner.epochs + 1):
             if learner.stopping.stopped:
                 return
+            if epoch == first_epoch + MEASURED_EPOCHS:
+                memory.end_counting()
             start_s = time.perf_counter()
             train_loss, lr = _train_epoch(learner, dataset, trial, epoch)
             val_loss, evaluation = _validate(learner, dataset, trial, epoch)
@@ -88,6 +95,7 @@ def fit(
                 "lr": lr,
                 "epoch_s": time.perf_counter() - start_s,
                 "peak_memory_bytes": float(memory.peak_bytes),
+                "process_peak_bytes": float(memory.process_peak_bytes),
                 "parameters": float(learner.n_parameters),
                 "trainable_parameters": float(learner.n_trainable),
                 **learner.step.metrics(),
@@ -99,8 +107,7 @@ def reports(task: Task) -> frozenset[str]:
     """Return the names of what `fit` reports every epoch; a metric that the validation records leave undefined is
     absent from a report."""
     scores = {f"val/{name}" for name in macro_names(task)}
-    own = {"train/loss", "val/loss", "val/classes_left_out", "lr", "epoch_s", "peak_memory_bytes"}
-    return frozenset(scores | own | {"parameters", "trainable_parameters"})
+    return frozenset(scores | OWN)
 
 
 @dataclass
@@ -258,7 +265,3 @@ def _validate(learner: _Learner, dataset: Dataset, trial: Trial, epoch: int) -> 
 def _flat(evaluation: Evaluation) -> dict[str, float]:
     scores = {f"val/{name}": value for name, value in evaluation.scores.macro.items()}
     return {**scores, "val/classes_left_out": float(len(evaluation.scores.left_out))}
-
-
-def _size_bytes(model: nn.Module) -> int:
-    return sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers()))

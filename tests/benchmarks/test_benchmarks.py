@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import data_throughput, disk_formats, ingest, streaming, trial_overhead
+from benchmarks import data_throughput, disk_formats, distillation, ingest, memory, pretrain, streaming, trial_overhead
 
 pytestmark = [
     pytest.mark.slow,
@@ -53,7 +53,32 @@ def test_streaming_compares_the_loaders_and_looks_at_the_order(tmp_path: Path) -
     assert medians["most of a batch from one shard"] <= streaming.MOST_OF_A_BATCH
 
 
+def test_memory_of_real_steps_is_that_of_fake_ones(tmp_path: Path) -> None:
+    file = tmp_path / "result.json"
+    assert memory.main(["--size", "nano", "--repeats", "1", "--json", str(file)]) == 0
+    medians = medians_of(file)
+    assert all(f"{name}, batch {memory.BATCH}" in medians for name in memory.WAYS)
+    assert medians["real / fake peak, batch 8, lowest"] == medians["real / fake peak, batch 8, highest"] == 1
+
+
 def test_disk_formats_give_back_what_was_written_in_each(tmp_path: Path, recordings: Path) -> None:
     file = tmp_path / "result.json"
     assert disk_formats.main([str(recordings / "ptbxl"), "--repeats", "1", "--json", str(file)]) == 0
     assert len(medians_of(file)) == 2 * len(disk_formats.FORMATS) + 1
+
+
+def test_distillation_compares_a_students_latency_with_its_teachers(tmp_path: Path) -> None:
+    file = tmp_path / "result.json"
+    arguments = ["--repeats", "2", "--teacher", "tinylight", "--student", "nano", "--json", str(file)]
+    assert distillation.main(arguments) == 0
+    medians = medians_of(file)
+    assert medians["teacher / student, latency"] > 0
+    assert medians["tinylight.onnx, size"] > medians["nano.onnx, size"]
+
+
+def test_pretrain_compares_features_with_loops_and_training_with_transformers(tmp_path: Path) -> None:
+    file = tmp_path / "result.json"
+    arguments = ["--repeats", "1", "--records", "200", "--loop-records", "5", "--json", str(file)]
+    assert pretrain.main(arguments) == 0
+    assert all(median > 0 for median in medians_of(file).values())
+    assert len(medians_of(file)) == 7

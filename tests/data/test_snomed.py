@@ -15,6 +15,7 @@ from data.snomed import (
     chapman_rhythm_rule,
     scored_diagnoses,
     scored_rule,
+    scoring_weights,
 )
 
 # Published with the method: the label lists for counts above 200.
@@ -111,3 +112,21 @@ def test_no_two_codes_share_an_abbreviation() -> None:
 def table(name: str) -> list[dict[str, str]]:
     with (TABLES / "challenge2021" / name).open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
+
+
+def test_the_scoring_weights_are_symmetric_with_full_credit_on_the_diagonal() -> None:
+    weights = scoring_weights()
+    assert weights.weights_CC.shape == (26, 26)
+    np.testing.assert_array_equal(weights.weights_CC, weights.weights_CC.T)
+    assert (np.diag(weights.weights_CC) == 1).all()
+    assert weights.names[weights.normal] == "NSR"
+
+
+@pytest.mark.parametrize("data_set", ADAGRAD_FUSION)
+def test_every_label_of_adagrad_fusion_is_a_class_of_the_scoring(data_set: str) -> None:
+    weights, labels = scoring_weights(), ADAGRAD_FUSION[data_set].split()
+    columns = weights.columns(labels)
+    assert columns is not None
+    assert all(label in weights.names[column].split("|") for label, column in zip(labels, columns, strict=True))
+    assert weights.columns(weights.names) == list(range(26))
+    assert weights.columns(["AF", "sinus"]) is None

@@ -455,3 +455,24 @@ def test_the_shipped_search_spaces_survive_the_round_trip(tmp_path: Path, path: 
     copy = tmp_path / path.name
     copy.write_text(spec.to_yaml(), encoding="utf-8")
     assert parse_spec(copy) == spec
+
+
+PRETRAINING = {"method": "hubert_ecg_pretrain", "params": {}, "search": search(metric="val/loss", mode="min")}
+
+
+@pytest.mark.parametrize(
+    ("sections", "task", "message"),
+    [
+        ({}, "unlabelled", "supervised learns from labels: name a label set in data.labels, instead of none"),
+        (PRETRAINING, "binary", "hubert_ecg_pretrain looks at no label: set data.labels: none"),
+        ({**PRETRAINING, "folds": {"k": 3}}, "unlabelled", "folds: the mean of k encoders"),
+    ],
+)
+def test_a_method_refuses_labels_that_it_does_not_learn_from(sections: Any, task: Any, message: str) -> None:
+    spec = make_spec(**{"params": None, **sections})
+    with pytest.raises(ValueError, match=re.escape(message)):
+        spec.check_quantities(task)
+
+
+def test_pretraining_takes_a_store_without_labels() -> None:
+    make_spec(**PRETRAINING).check_quantities("unlabelled")

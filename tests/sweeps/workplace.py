@@ -138,6 +138,10 @@ def states(record: SweepRecord) -> dict[str, str]:
 def times_left_out(reports: Iterable[dict[str, float]]) -> list[dict[str, float]]:
     """Return metrics without what depends on the machine."""
     return [
-        {name: value for name, value in report.items() if name not in ("epoch_s", "peak_memory_bytes")}
+        {
+            name: value
+            for name, value in report.items()
+            if name not in ("epoch_s", "peak_memory_bytes", "process_peak_bytes")
+        }
         for report in reports
     ]

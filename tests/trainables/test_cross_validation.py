@@ -23,7 +23,7 @@ from trainables.seeds import Use, derive_seed
 from trainables.trial import Trial, TrialStopped
 
 PARAMS = {"model": "cnn", "channels": 4, "depth": 2, "epochs": 4, "batch_size": 16, "lr": 1e-2}
-MEASURED = ("epoch_s", "peak_memory_bytes")
+MEASURED = ("epoch_s", "peak_memory_bytes", "process_peak_bytes")
 K = 3
 
 

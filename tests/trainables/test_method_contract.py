@@ -21,7 +21,7 @@ from trainables.plain_trial import PlainTrial
 from trainables.trial import TrialStopped
 from trainables.windows import window_signal
 
-MEASURED = {"epoch_s", "peak_memory_bytes"}
+MEASURED = {"epoch_s", "peak_memory_bytes", "process_peak_bytes"}
 WORLD_SIZE = 2
 
 
@@ -43,6 +43,10 @@ class Tiny:
 
 
 TINY = {
+    "adagrad_fusion": Tiny(
+        params={"size": "nano", "tuning": "full", "epochs": 3, "batch_size": 16, "lr": 1e-2},
+        exact={"tuning": "fused", "rank": 4, "bp_batch": 4, "zo_chunk": 8, "cutmix_alpha": 0.0},
+    ),
     "supervised": Tiny(
         params={"model": "cnn", "channels": 16, "depth": 3, "epochs": 4, "batch_size": 16, "lr": 1e-2},
         exact={"norm": "layer", "dropout": 0.0},
@@ -68,9 +72,16 @@ TINY = {
         params={"model": "OptimizedAFNet", "epochs": 4, "batch_size": 8, "lr": 2e-2, "dropout": 0.1},
         exact={"model": "LinearBinaryClassifier", "dropout": 0.0},
     ),
+    "hubert_ecg": Tiny(
+        params={"size": "tiny", "epochs": 4, "batch_size": 16, "lr": 2e-3},
+        exact={"dropout": 0.0, "encoder_dropout": 0.0},
+    ),
 }
 
-pytestmark = pytest.mark.parametrize("name", METHODS)
+# Pretraining has a contract of its own: tests/trainables/pretraining/test_pretraining_contract.py.
+LEARNING = [name for name, method in METHODS.items() if "unlabelled" not in method.tasks]
+
+pytestmark = pytest.mark.parametrize("name", LEARNING)
 
 
 def train(name: str, trial: PlainTrial, task: Task = "binary", **params: Any) -> dict[int, dict[str, float]]:

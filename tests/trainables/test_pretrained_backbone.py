@@ -37,7 +37,7 @@ def saved(path: Path, stored: Stored) -> str:
 @pytest.mark.parametrize(("size", "width"), [("nano", 16), ("tinylight", 64)])
 def test_a_published_checkpoint_answers_as_it_did(size: str, width: int, tmp_path: Path) -> None:
     stored = published_weights(width)
-    network = loaded(size=size, pretrained=saved(tmp_path / "a.pkl", stored), pretrained_head=True)
+    network = loaded(size=size, weights=saved(tmp_path / "a.pkl", stored), weights_head=True)
     torch.testing.assert_close(network(ECG_BLT), answer(stored, ECG_BLT), rtol=1e-4, atol=1e-4)
     norm = network.state_dict()["body.0.blocks.0.norm1.num_batches_tracked"]
     assert int(norm) == 7
@@ -47,14 +47,14 @@ def test_one_saved_by_several_processes_is_the_same(tmp_path: Path) -> None:
     stored = published_weights()
     parallel = {f"module.{name}": tensor for name, tensor in stored.items()}
     paths = (saved(tmp_path / "a.pkl", stored), saved(tmp_path / "b.pkl", parallel))
-    one, other = (loaded(pretrained=path, pretrained_head=True) for path in paths)
+    one, other = (loaded(weights=path, weights_head=True) for path in paths)
     assert torch.equal(one(ECG_BLT), other(ECG_BLT))
 
 
 def test_updates_of_lora_are_merged(tmp_path: Path) -> None:
     stored = published_weights()
     stored |= lora_pairs(stored, rank=4)
-    network = loaded(pretrained=saved(tmp_path / "a.pkl", stored), pretrained_head=True)
+    network = loaded(weights=saved(tmp_path / "a.pkl", stored), weights_head=True)
     torch.testing.assert_close(network(ECG_BLT), answer(stored, ECG_BLT), rtol=1e-4, atol=1e-4)
 
 
@@ -67,13 +67,13 @@ def test_a_lora_only_checkpoint_needs_its_backbone_and_answers_as_it_did(tmp_pat
     kept = lora_only(tuned)
     assert not any(name.endswith("fc1.weight") for name in kept)
     paths = {
-        "pretrained": saved(tmp_path / "base.pkl", backbone),
-        "pretrained_lora": saved(tmp_path / "lora.pkl", kept),
+        "weights": saved(tmp_path / "base.pkl", backbone),
+        "weights_lora": saved(tmp_path / "lora.pkl", kept),
     }
-    network = loaded(**paths, pretrained_head=True)
+    network = loaded(**paths, weights_head=True)
     torch.testing.assert_close(network(ECG_BLT), answer({**backbone, **kept}, ECG_BLT), rtol=1e-4, atol=1e-4)
     with pytest.raises(ValueError, match=r"lora\.pkl lacks blocks\.0\.conv1\.weight and \d+ more; a LoRA-only"):
-        loaded(pretrained=paths["pretrained_lora"])
+        loaded(weights=paths["weights_lora"])
 
 
 def test_biases_of_an_auxiliary_head_without_its_weights_are_not_taken(tmp_path: Path) -> None:
@@ -81,20 +81,20 @@ def test_biases_of_an_auxiliary_head_without_its_weights_are_not_taken(tmp_path:
     stored = published_weights()
     stored["auxiliary_classifier.0.bias"] = torch.full((8,), 9.0)
     stored["auxiliary_classifier.2.bias"] = torch.full((1,), 9.0)
-    network = loaded(pretrained=saved(tmp_path / "a.pkl", stored), aux_weight=1.0)
+    network = loaded(weights=saved(tmp_path / "a.pkl", stored), aux_weight=1.0)
     assert network.head.auxiliary_out.bias.item() != 9
     stored["auxiliary_classifier.0.weight"] = torch.full((8, 16), 9.0)
     stored["auxiliary_classifier.2.weight"] = torch.full((1, 8), 9.0)
-    network = loaded(pretrained=saved(tmp_path / "b.pkl", stored), aux_weight=1.0)
+    network = loaded(weights=saved(tmp_path / "b.pkl", stored), aux_weight=1.0)
     assert network.head.auxiliary_out.bias.item() == 9
 
 
 def test_the_last_layer_is_new_unless_it_is_asked_for(tmp_path: Path) -> None:
     path = saved(tmp_path / "a.pkl", published_weights())
     three = LabelSet("three", "multilabel", ("a", "b", "c"))
-    assert loaded(labels=three, pretrained=path)(ECG_BLT).shape == (3, 3)
-    with pytest.raises(ValueError, match=r"head\.classes\.weight has the shape \(6, 16\), .* pretrained_head to false"):
-        loaded(labels=three, pretrained=path, pretrained_head=True)
+    assert loaded(labels=three, weights=path)(ECG_BLT).shape == (3, 3)
+    with pytest.raises(ValueError, match=r"head\.classes\.weight has the shape \(6, 16\), .* weights_head to false"):
+        loaded(labels=three, weights=path, weights_head=True)
 
 
 @pytest.mark.parametrize("with_lora", [False, True])
@@ -107,20 +107,20 @@ def test_weights_of_an_earlier_run_are_taken_whole_or_merged(with_lora: bool, tm
             if name.endswith("lora_b"):
                 torch.nn.init.normal_(parameter, std=0.1)
     save_weights(tmp_path / "model.safetensors", earlier.state_dict())
-    network = loaded(pretrained=str(tmp_path), pretrained_head=True, leads=3, aux_weight=1.0)
+    network = loaded(weights=str(tmp_path), weights_head=True, leads=3, aux_weight=1.0)
     torch.testing.assert_close(network(ECG_BLT), earlier.eval()(ECG_BLT), rtol=1e-4, atol=1e-5)
 
 
 def test_a_wrong_size_is_named(tmp_path: Path) -> None:
     path = saved(tmp_path / "a.pkl", published_weights(64))
     with pytest.raises(ValueError, match=r"width 64 with 1 layers \(size: tinylight\), but .* width 16 with 1 layers"):
-        loaded(pretrained=path)
+        loaded(weights=path)
 
 
 def test_other_leads_are_named(tmp_path: Path) -> None:
     path = saved(tmp_path / "a.pkl", published_weights())
     with pytest.raises(ValueError, match=r"conv1\.weight has the shape \(16, 12, 9\).*another number of leads"):
-        loaded(signal=Signal(("I", "II"), 100.0, 256), pretrained=path)
+        loaded(signal=Signal(("I", "II"), 100.0, 256), weights=path)
 
 
 def test_files_that_hold_something_else_are_refused(tmp_path: Path) -> None:
@@ -130,13 +130,13 @@ def test_files_that_hold_something_else_are_refused(tmp_path: Path) -> None:
 
     torch.save({"classifier.1.weight": Sneaky()}, tmp_path / "code.pkl")
     with pytest.raises(ValueError, match=r"code\.pkl can't be read as a checkpoint of tensors alone"):
-        loaded(pretrained=str(tmp_path / "code.pkl"))
+        loaded(weights=str(tmp_path / "code.pkl"))
     with pytest.raises(ValueError, match=r"list\.pkl is not a state dict"):
-        loaded(pretrained=saved(tmp_path / "list.pkl", {"epoch": 3}))  # type: ignore[dict-item]
+        loaded(weights=saved(tmp_path / "list.pkl", {"epoch": 3}))  # type: ignore[dict-item]
     with pytest.raises(ValueError, match=r"other\.pkl has 'fc\.weight', which is no part of"):
-        loaded(pretrained=saved(tmp_path / "other.pkl", {"fc.weight": torch.zeros(2)}))
+        loaded(weights=saved(tmp_path / "other.pkl", {"fc.weight": torch.zeros(2)}))
     with pytest.raises(ValueError, match=r"there are no weights at .*nowhere\.pkl; give a file"):
-        loaded(pretrained=str(tmp_path / "nowhere.pkl"))
+        loaded(weights=str(tmp_path / "nowhere.pkl"))
 
 
 def test_without_a_way_to_the_hub_the_error_says_what_to_do(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -146,23 +146,23 @@ def test_without_a_way_to_the_hub_the_error_says_what_to_do(monkeypatch: pytest.
     monkeypatch.setattr("huggingface_hub.hf_hub_download", offline)
     file = "CODE_testmediumbias_full_checkpoint.pkl"
     with pytest.raises(ValueError, match=rf"{file} of {HUB_ID} can't be fetched \(no route to host\);.*hf download"):
-        loaded(pretrained=HUB_ID, pretrained_file=file)
+        loaded(weights=HUB_ID, weights_file=file)
     path = tmp_path / "x.pkl"
     torch.save(published_weights(), path)
     monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda hub_id, name: str(path))
-    assert loaded(pretrained=HUB_ID, pretrained_file=file)(ECG_BLT).shape == (3, 6)
+    assert loaded(weights=HUB_ID, weights_file=file)(ECG_BLT).shape == (3, 6)
 
 
 @pytest.mark.parametrize(
     "params",
     [
-        {"pretrained_file": "a.pkl"},
-        {"pretrained_lora": "a.pkl"},
-        {"pretrained_head": True},
-        {"pretrained": HUB_ID},
-        {"pretrained": "weights/a.pkl", "pretrained_file": "a.pkl"},
+        {"weights_file": "a.pkl"},
+        {"weights_lora": "a.pkl"},
+        {"weights_head": True},
+        {"weights": HUB_ID},
+        {"weights": "weights/a.pkl", "weights_file": "a.pkl"},
     ],
 )
 def test_keys_that_would_do_nothing_are_refused(params: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=r"works only with pretrained|names the file in a repository"):
+    with pytest.raises(ValueError, match=r"works only with weights|names the file in a repository"):
         PretrainedConfig(**params)

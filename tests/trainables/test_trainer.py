@@ -21,7 +21,7 @@ from trainables.supervised import SupervisedConfig, build_model, train
 from trainables.trainer import fit
 from trainables.trial import TrialStopped
 
-MEASURED = {"epoch_s", "peak_memory_bytes"}
+MEASURED = {"epoch_s", "peak_memory_bytes", "process_peak_bytes"}
 SMALL: dict[str, Any] = {"model": "cnn", "channels": 8, "depth": 2, "batch_size": 16, "epochs": 3}
 EXACT: dict[str, Any] = {**SMALL, "norm": "layer", "dropout": 0.0}
 

@@ -89,7 +89,7 @@ def find_weights(config: BackboneConfig) -> Path:
             f"weights: {name} is no file or folder here, nor the id of a repository (OWNER/NAME or OWNER/NAME/FILE); "
             "give one of them, bundled or random"
         )
-    return _from_hub(match[1], FILE_NAMES if match[2] is None else (match[2],))
+    return fetch_from_hub(match[1], FILE_NAMES if match[2] is None else (match[2],))
 
 
 def read_weights(path: Path, architecture: Architecture, wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -204,8 +204,8 @@ def _in_folder(folder: Path) -> Path:
     raise ValueError(f"{folder} has neither {' nor '.join(FILE_NAMES)}; name the file itself")
 
 
-def _from_hub(repository: str, names: Sequence[str]) -> Path:
-    """Return the local copy of the first of `names` that a repository has, with its `config.json` beside it."""
+def fetch_from_hub(repository: str, names: Sequence[str] = FILE_NAMES) -> Path:
+    """Return the local copy of the first of `names` that a repository has, its `config.json` beside it."""
     # Here: only who names a repository needs the client.
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
