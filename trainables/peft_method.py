@@ -18,8 +18,10 @@ from trainables.backbones.architecture import architecture_of, build_network
 from trainables.backbones.backbone import Backbone, build_backbone
 from trainables.backbones.classifier import BackboneClassifier
 from trainables.backbones.config import BackboneConfig
+from trainables.backbones.preflight import check_backbones
 from trainables.backbones.weights import load_pretrained
 from trainables.config import Governed
+from trainables.features import with_cached_prefix
 from trainables.losses import Criterion
 from trainables.method import Method
 from trainables.normalisation import GlobalStandardise
@@ -161,6 +163,7 @@ def train(config: PeftConfig, dataset: Dataset, trial: Trial) -> None:
     model = build_model(config, dataset.signal, dataset.label_set)
     if isinstance(model.normalise, GlobalStandardise):
         model.normalise.fit(dataset.train, len(dataset.signal.lead_names))
+    dataset = with_cached_prefix(model, config, dataset, trial.device)
 
     def build_step(model: nn.Module, criterion: Criterion, n_steps: int) -> PeftStep:
         assert isinstance(model, BackboneClassifier)
@@ -335,4 +338,4 @@ def _n_trained(config: PeftConfig) -> int:
     return sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
 
 
-PEFT = Method("peft", PeftConfig, build_model, train, reports, finish)
+PEFT = Method("peft", PeftConfig, build_model, train, reports, finish, check_backbones)
