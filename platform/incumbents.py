@@ -20,7 +20,7 @@ class Incumbents:
     """
 
     def __init__(
-        self, folder: Path, record: SweepRecord, objectives: Objectives, tell: Callable[[Path, TrainedModel], None]
+        self, folder: Path, record: SweepRecord, objectives: Objectives, tell: Callable[[Path, TrainedModel], object]
     ) -> None:
         self._folder, self._record, self._objectives, self._tell = folder, record, objectives, tell
         self._current = ""

@@ -22,7 +22,7 @@ from mlflow.entities import Metric, Param, Run, RunTag
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_SOURCE_NAME
 
 from platform.journal import ENDED, Event, SweepRecord, TrialRecord
-from platform.sweep_folder import RESULT_FOLDER
+from platform.sweep_folder import RESULT_FOLDER, SCORES_FOLDER
 from trainables.fold_metrics import split_by_fold
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -34,6 +34,7 @@ ARTIFACTS = (
     "report.html",
     "best",
     RESULT_FOLDER,
+    SCORES_FOLDER,
 )  # of the sweep's folder, where they are there
 PARENT = ""  # the parent's key beside the trials' ids, as in the journal
 

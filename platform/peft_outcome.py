@@ -10,7 +10,7 @@ from pathlib import Path
 
 from platform.finished_sweep import Findings, FinishedSweep
 from platform.markdown import to_html
-from platform.page import Cell as PageCell
+from platform.page import Cell as TableCell
 from platform.page import Table
 from platform.peft_analysis import find_leak
 from platform.peft_cells import Cell, best_by_method, test_cells
@@ -41,7 +41,7 @@ def conclude_peft(sweep: FinishedSweep) -> Findings:
     caption = f"{weights_line(cells)}; the better normalisation of each, by validation; more in result/{PAGE}"
     return Findings(
         lines=[f"backbone x method: {len(rows)} cells, {sweep.result / PAGE}"],
-        tables=[Table("Backbone x method", caption, columns, [[PageCell(text) for text in row] for row in rows])],
+        tables=[Table("Backbone x method", caption, columns, [[TableCell(text) for text in row] for row in rows])],
         notes=[weights_line(cells), *report.leak.sentences()],
     )
 

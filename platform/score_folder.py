@@ -12,13 +12,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
+from platform.sweep_folder import SCORES_FOLDER
 from platform.trained_model import WEIGHTS_NAME, TrainedModel
 from platform.trained_onnx import ONNX_NAME
 from trainables.checkpoint import save_weights
 from trainables.onnx_export import export_onnx
 from trainables.windows import window_signal
 
-RESULTS_FOLDER: Final = "results"
 METRICS_NAME: Final = "evaluation_metrics.txt"
 FOUR: Final = {"f1": "F1", "accuracy": "Accuracy", "precision": "Precision", "recall": "Recall"}
 
@@ -32,7 +32,7 @@ def write_score_folder(folder: Path, trained: TrainedModel) -> Path | None:
     name = score_name(trained.card.val)
     if not name:
         return None
-    results = folder / RESULTS_FOLDER
+    results = folder / SCORES_FOLDER
     fresh = results / ".new"
     shutil.rmtree(fresh, ignore_errors=True)  # of a process that was killed
     fresh.mkdir(parents=True)

@@ -173,8 +173,8 @@ class SearchSpec(Section):
         Discriminator(_metric_shape),
     ] = Field(
         "val/loss",
-        description="what every trial reports and the search improves; or a list of objectives `{metric, mode}`, of "
-        "which the scheduler acts on the first",
+        description="what every trial reports and the search improves, or the smallest of several validation metrics, "
+        "`min_of(f1, recall)`; or a list of objectives `{metric, mode}`, of which the scheduler acts on the first",
     )
     mode: Mode | None = Field(
         None, description="whether more is better; required beside one metric (val/loss: min), not beside a list"

@@ -25,6 +25,7 @@ from platform.avoidance import AvoidFiles, avoided_at_start, new_avoided
 from platform.checkpoints import CheckpointKeeper
 from platform.choice import choose
 from platform.dry_run import dry_run_text
+from platform.incumbents import Incumbents
 from platform.ingest import shown_progress
 from platform.journal import Event, Journal, SweepRecord, read_events, replay
 from platform.live_view import Budget, LiveView
@@ -309,9 +310,6 @@ class _Sweep:
         for event in new_avoided(self.avoided, record, journal):
             record.apply(event)
         keeper = self._keeper(record)
-        observers: list[Callable[[Event], None]] = [keeper.on_event]
-        if spec.search.avoid is not None:
-            observers.append(AvoidFiles(self.folder, spec.search.avoid, objectives, record).on_event)
         study = Study(
             spec,
             journal,
@@ -320,7 +318,7 @@ class _Sweep:
             rule,
             self._static_quantities,
             self._post,
-            observers=observers,
+            observers=[keeper.on_event, *self._followers(record)],
             shortage=keeper.shortage,
         )
         setup = TrialSetup(
@@ -351,6 +349,14 @@ class _Sweep:
         cell = None if own is None else own.cell
         disk_bytes, axes = self.spec.budget.disk_bytes, front_axes(self.spec)
         return CheckpointKeeper(self.folder, self._trials, record, self._objectives, disk_bytes, cell, axes)
+
+    def _followers(self, record: SweepRecord) -> Iterator[Callable[[Event], None]]:
+        """Yield who writes files as the search goes on."""
+        avoid, own = self.spec.search.avoid, METHOD_OUTCOMES.get(self.spec.method)
+        if avoid is not None:
+            yield AvoidFiles(self.folder, avoid, self._objectives, record).on_event
+        if own is not None and own.on_incumbent is not None:
+            yield Incumbents(self.folder, record, self._objectives, own.on_incumbent).on_event
 
     def _post(self, trial: str, epoch: int, verdict: Verdict) -> None:
         self.decisions.post.remote(trial, epoch, verdict)

@@ -19,6 +19,7 @@ from platform.journal import read_events
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULT_FOLDER = "result"  # what the method itself makes of a finished sweep
+SCORES_FOLDER = "results"  # `xx-yy/` with the best model so far, of methods that keep one
 PACKAGES = ("ray", "torch", "optuna", "mlflow", "numpy")
 EXTENDABLE = (
     "budget.trials",

@@ -16,7 +16,7 @@ from ruamel.yaml import YAML
 from torch import nn
 
 from platform import ingest, sweep
-from platform.spec import Spec
+from platform.spec import Spec, parse_spec
 from tests.trainables.tiny_dataset import tiny_dataset
 from trainables.candidates.blocks import pool
 from trainables.candidates.candidate import Candidate, Sizes
@@ -115,3 +115,20 @@ def test_the_keys_that_old_users_are_pointed_to_exist(page: Path) -> None:
         section, key = name.split(".")
         models = [method.config for method in METHODS.values()] if section == "params" else [sections[section]]
         assert any(key in model.model_fields for model in models), name
+
+
+def test_the_default_run_of_adagrad_fusion_is_two_specs(tmp_path: Path) -> None:
+    text = (DOCS / "from" / "adagrad_fusion.md").read_text(encoding="utf-8")
+    teacher, student = re.findall(r"^```yaml\n(.*?)^```\n", text, flags=re.MULTILINE | re.DOTALL)
+    configs = {}
+    for name, yaml in {"teacher": teacher, "student": student}.items():
+        (tmp_path / f"{name}.yaml").write_text(yaml, encoding="utf-8")
+        spec = parse_spec(tmp_path / f"{name}.yaml")
+        assert not spec.space.parameters
+        assert spec.data.folds is not None and spec.data.k_fold is not None
+        shares = [len(folds) / spec.data.k_fold.k for folds in spec.data.folds.by_role().values()]
+        assert shares == [0.08, 0.02, 0.90]
+        configs[name] = spec.method_config({})
+    assert (configs["teacher"].rank, configs["teacher"].bp_batch, configs["teacher"].zo_eps) == (16, 8, 1e-3)
+    assert (configs["student"].temperature, configs["student"].soft_weight, configs["student"].hard_weight) == (1, 1, 1)
+    assert {config.cutmix_alpha for config in configs.values()} == {0.75}

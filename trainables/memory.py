@@ -14,8 +14,8 @@ import psutil
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
+MEASURED_EPOCHS = 2  # whose tensors are counted: the first step lacks the optimiser's averages, and may be an epoch
 SAMPLE_EVERY_S = 0.02  # a step of training takes longer; a look costs 20 us
 
 
@@ -45,14 +45,18 @@ class LiveTensors(TorchDispatchMode):  # type: ignore[no-untyped-call]
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
-        for each in tree_leaves((args, kwargs)):
-            if isinstance(each, Tensor):
-                self._meet(each)
+        self._meet_all((*args, *kwargs.values()))
         made = func(*args, **kwargs)
-        for each in tree_leaves(made):
-            if isinstance(each, Tensor):
-                self._meet(each)
+        self._meet_all((made,))
         return made
+
+    def _meet_all(self, values: Iterable[Any]) -> None:
+        """Meet the tensors among an operation's values, and in lists of them."""
+        for value in values:
+            if isinstance(value, Tensor):
+                self._meet(value)
+            elif isinstance(value, list | tuple):
+                self._meet_all(value)
 
     def _meet(self, tensor: Tensor) -> None:
         storage = tensor.untyped_storage()

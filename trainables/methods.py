@@ -13,5 +13,5 @@ from trainables.supervised import SUPERVISED
 
 METHODS: dict[str, Method] = {
     method.name: method
-    for method in (SUPERVISED, ADAGRAD_FUSION, ATML, PEFT, HUBERT_ECG, HUBERT_ECG_PRETRAIN, CONTRASTIVE_PRETRAIN)
+    for method in (SUPERVISED, PEFT, ADAGRAD_FUSION, ATML, HUBERT_ECG, HUBERT_ECG_PRETRAIN, CONTRASTIVE_PRETRAIN)
 }

@@ -19,7 +19,6 @@ from torch import nn
 
 from data.dataset import LabelSet, Signal
 from trainables.checkpoint import write_whole
-from trainables.lora import merged
 from trainables.method import Method
 from trainables.windows import window_signal
 
@@ -90,13 +89,11 @@ def _fill(model: nn.Module) -> None:
 def serialise(model: nn.Module, signal: Signal, output_name: str = "logits", *, fixed_batch: bool = False) -> bytes:
     """Return `model`, which is on the CPU and evaluates, as ONNX: input `ecg` of `signal`'s shape.
 
-    All of it is in one piece: no weights beside it, and no notes (see `strip_notes`). LoRA's updates become part of the
-    weights.
+    All of it is in one piece: no weights beside it, and no notes (see `strip_notes`).
 
     Args:
         fixed_batch: one record at a time, as on a small device; otherwise the batch is free.
     """
-    model = merged(model)
     n_records = 1 if fixed_batch else 2  # where it is free, 1 may be taken for fixed
     example_BLT = torch.zeros(n_records, len(signal.lead_names), signal.n_timesteps)
     file: IO[bytes] = io.BytesIO()

@@ -30,7 +30,7 @@ from trainables.config import TrainConfig, check_config
 from trainables.early_stopping import EarlyStopping
 from trainables.evaluation import Evaluation, assess, predict
 from trainables.losses import Criterion, build_criterion, targets_from_labels
-from trainables.memory import PeakMemory
+from trainables.memory import MEASURED_EPOCHS, PeakMemory
 from trainables.metrics import import_torchmetrics, macro_names
 from trainables.optimisation import LearningRate, build_optimizer
 from trainables.ranks import share_buffers, sum_over_ranks, synchronise_batch_norm
@@ -39,7 +39,6 @@ from trainables.standardise import fit_output_units
 from trainables.step import BuildStep, Step
 from trainables.trial import State, Trial
 
-MEASURED_EPOCHS = 2  # whose memory is counted: the first step lacks the optimiser's averages, and may be an epoch
 OWN = {
     *("train/loss", "val/loss", "val/classes_left_out", "lr", "epoch_s", "parameters", "trainable_parameters"),
     *("peak_memory_bytes", "process_peak_bytes"),

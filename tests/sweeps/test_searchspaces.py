@@ -19,9 +19,21 @@ from trainables.supervised import SupervisedConfig
 
 SPACES = sorted((ROOT / "searchspaces").glob("*.yaml"))
 STANDS_IN: dict[str, dict[str, Any]] = {  # synthetic records in place of stores that a user ingests
+    **{
+        f"adagrad_fusion_{name}": {"task": "morphology", "fs_hz": 100, "duration_s": 10}
+        for name in ("chapman", "g12ec", "ningbo", "ptbxl", "pretrain")
+    },
     "ptbxl": {"task": "morphology", "fs_hz": 100, "duration_s": 10},
     "segments": {"task": "beats"},
 }
+
+LIGHTER: dict[str, dict[str, Any]] = {  # than what needs a GPU and published weights
+    name: {
+        "params.size": "nano", "params.weights": "random", "params.weights_file": "null",
+        "params.batch_size": 32, "data.k_fold": "null", "data.drop_unlabelled": "false",
+    }
+    for name in STANDS_IN if name.startswith("adagrad_fusion_")
+}  # fmt: skip
 DOWNLOADED = {"peft_base"}  # their weights are fetched from a hub, and want a GPU
 BENCHMARK = {  # of PTB-XL: each task with one of the models, so that each model is trained
     "ptbxl_all": "fcn_wang",
@@ -69,6 +81,7 @@ def test_a_shipped_search_space_runs(path: Path, place: Workplace) -> None:
         "data.synthetic": json.dumps({**synthetic, "n_records": 300}),
         "budget.trials": 2,
         "budget.epochs": 3,  # warm-up may take two
+        **LIGHTER.get(path.stem, {}),
     }
     assert run(path, place, tiny) == 0
     assert set(states(place.record(f"{spec.name}-001")).values()) <= {"COMPLETED", "STOPPED"}

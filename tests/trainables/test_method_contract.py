@@ -51,6 +51,14 @@ TINY = {
         params={"model": "cnn", "channels": 16, "depth": 3, "epochs": 4, "batch_size": 16, "lr": 1e-2},
         exact={"norm": "layer", "dropout": 0.0},
     ),
+    "atml": Tiny(
+        params={"model": "OptimizedAFNet", "epochs": 4, "batch_size": 8, "lr": 2e-2, "dropout": 0.1},
+        exact={"model": "LinearBinaryClassifier", "dropout": 0.0},
+    ),
+    "hubert_ecg": Tiny(
+        params={"size": "tiny", "epochs": 4, "batch_size": 16, "lr": 2e-3},
+        exact={"dropout": 0.0, "encoder_dropout": 0.0},
+    ),
     "peft": Tiny(
         params={
             "backbone": "ecg_fm",
@@ -67,14 +75,6 @@ TINY = {
         },
         exact={"head_dropout": 0.0, "encoder_dropout": 0.0},
         onnx_tolerance=0.02,
-    ),
-    "atml": Tiny(
-        params={"model": "OptimizedAFNet", "epochs": 4, "batch_size": 8, "lr": 2e-2, "dropout": 0.1},
-        exact={"model": "LinearBinaryClassifier", "dropout": 0.0},
-    ),
-    "hubert_ecg": Tiny(
-        params={"size": "tiny", "epochs": 4, "batch_size": 16, "lr": 2e-3},
-        exact={"dropout": 0.0, "encoder_dropout": 0.0},
     ),
 }
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from trainables.backbones.architecture import Architecture, Family, architecture_of, build_network, network_config
 from trainables.backbones.backbone import Backbone
@@ -58,8 +58,7 @@ def load_pretrained(backbone: Backbone, config: BackboneConfig) -> None:
             out.
     """
     if config.weights != "random":
-        weights = read_weights(find_weights(config), backbone.architecture, backbone.network.state_dict())
-        backbone.network.load_state_dict(weights)
+        load_network(backbone.network, find_weights(config), backbone.architecture)
 
 
 def check_weights(config: BackboneConfig) -> None:
@@ -97,6 +96,11 @@ def find_weights(config: BackboneConfig) -> Path:
             "give one of them, public, bundled or random"
         )
     return fetch_from_hub(match[1], FILE_NAMES if match[2] is None else (match[2],))
+
+
+def load_network(network: nn.Module, path: Path, architecture: Architecture) -> None:
+    """Load a file of weights into a module in the layout of `transformers`; raises as `read_weights`."""
+    network.load_state_dict(read_weights(path, architecture, network.state_dict()))
 
 
 def read_weights(path: Path, architecture: Architecture, wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:

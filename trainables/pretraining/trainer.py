@@ -21,7 +21,7 @@ from torch.optim import Optimizer
 
 from data.dataset import Batch, Dataset, Split
 from trainables.early_stopping import EarlyStopping
-from trainables.memory import PeakMemory
+from trainables.memory import MEASURED_EPOCHS, PeakMemory
 from trainables.optimisation import LearningRate, build_optimizer
 from trainables.pretraining.config import PretrainConfig
 from trainables.pretraining.masks import RecordStreams
@@ -86,8 +86,8 @@ class _Parts(nn.Module):
 
 def report_names(criterion: Sequence[Part], extra: Sequence[str] = ()) -> frozenset[str]:
     """Return the names of what `pretrain` reports every epoch."""
-    own = {"train/loss", "val/loss", "lr", "epoch_s", "tokens_per_s", "peak_memory_bytes", "parameters"}
-    own |= {"weight_decay", "dropout"}
+    own = {"train/loss", "val/loss", "lr", "epoch_s", "tokens_per_s", "peak_memory_bytes"}
+    own |= {"process_peak_bytes", "parameters", "weight_decay", "dropout"}
     return frozenset(own | {f"{role}/{part.name}" for role in ("train", "val") for part in criterion} | set(extra))
 
 
@@ -113,10 +113,12 @@ def pretrain(
     first_epoch = learner.restore(trial.restore()) + 1
     forward = across_ranks(_Parts(model), trial)
     n_parameters = sum(parameter.numel() for parameter in model.parameters())
-    with PeakMemory(trial.device, sum(tensor.nbytes for tensor in model.state_dict().values())) as memory:
+    with PeakMemory(trial.device, held=model.state_dict().values()) as memory:
         for epoch in range(first_epoch, learner.epochs + 1):
             if learner.stopping.stopped:
                 return
+            if epoch == first_epoch + MEASURED_EPOCHS:
+                memory.end_counting()
             start_s = time.perf_counter()
             learner.regularisation.apply(model.network, learner.optimizer)
             train, lr, n_tokens = _train_epoch(learner, forward, prepare, dataset, trial, epoch)
@@ -132,6 +134,7 @@ def pretrain(
                 "epoch_s": time.perf_counter() - start_s,
                 "tokens_per_s": n_tokens / train_s,
                 "peak_memory_bytes": float(memory.peak_bytes),
+                "process_peak_bytes": float(memory.process_peak_bytes),
                 "parameters": float(n_parameters),
             }
             learner.end_epoch(train["loss"], val["loss"])

@@ -18,7 +18,7 @@ from data.tokens import TokenGrid
 from trainables.methods import METHODS
 from trainables.plain_trial import PlainTrial
 
-MEASURED = {"epoch_s", "peak_memory_bytes", "tokens_per_s"}
+MEASURED = {"epoch_s", "peak_memory_bytes", "process_peak_bytes", "tokens_per_s"}
 EXACT = {"dropout": 0.0}
 
 PARAMS: dict[str, dict[str, Any]] = {
