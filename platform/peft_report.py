@@ -87,7 +87,7 @@ class PeftReport:
         assert manifest is not None
         yield (
             f"{sweep.spec.data.store} ({manifest.source}), fingerprint {manifest.fingerprint[:12]}: "
-            f"{len(signal.lead_names)} leads ({', '.join(signal.lead_names)}), {signal.n_timesteps} timesteps at "
+            f"leads {', '.join(signal.lead_names)}, {signal.n_timesteps} timesteps at "
             f"{signal.fs_hz:g} Hz. Labels: {sweep.dataset.label_set.name} ({sweep.dataset.label_set.task})."
         )
         names = sweep.dataset.label_set.names
