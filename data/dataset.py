@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
@@ -80,11 +81,27 @@ class Split(Protocol):
 
 
 @dataclass(frozen=True)
+class Source:
+    """What the records of a data set follow from, but for their ids.
+
+    Attributes:
+        store: the folder of the shards, absolute.
+        fingerprint: of the store.
+        preprocessing: the steps, with the statistics of those that are fitted to the training records.
+    """
+
+    store: Path
+    fingerprint: str
+    preprocessing: str
+
+
+@dataclass(frozen=True)
 class Dataset:
-    """What a method trains on. Trials get no test split."""
+    """What a method trains on. Trials get no test split. `source` is None where records come from no store."""
 
     signal: Signal
     label_set: LabelSet
     train: Split
     val: Split
     test: Split | None = None
+    source: Source | None = None

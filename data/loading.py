@@ -151,7 +151,7 @@ def read_dataset(config: DataConfig, roles: Sequence[Role] = ("train", "val")) -
         role: MemorySplit(arrays[role], lengths[role], selection.labels_NK, selection.record_ids, selection.patient_ids)
         for role, selection in selections.items()
     }
-    return LoadedDataset(build_dataset(plan, splits), stats, checked.n_bad_records, checked.bad_shards)
+    return LoadedDataset(build_dataset(plan, splits, stats), stats, checked.n_bad_records, checked.bad_shards)
 
 
 def materialise(config: DataConfig, roles: Sequence[Role] = ("train", "val")) -> SharedDataset:
@@ -246,6 +246,7 @@ def _is_made(config: DataConfig) -> bool:
 def _plan(config: DataConfig, manifest: Manifest, label_set: LabelSet) -> Plan:
     return Plan(
         store=Path(config.store).absolute(),
+        fingerprint=manifest.fingerprint,
         shards=manifest.shards,
         stored_signal=stored_signal(manifest),
         steps=config.preprocess,

@@ -22,6 +22,7 @@ class Plan:
     """What is read from a store, and what is made of it. Small, and can be pickled."""
 
     store: Path  # absolute, since workers run in other folders
+    fingerprint: str  # of the store
     shards: tuple[Shard, ...]
     stored_signal: Signal
     steps: tuple[Step, ...]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from data.dataset import Dataset, LabelSet, Signal, Split
+from data.dataset import Dataset, LabelSet, Signal, Source, Split
 from data.memory import MemorySplit
 from data.preprocessing import output_lengths
 from data.scaling import Statistics
@@ -73,12 +73,11 @@ class SharedDataset:
 
     def open(self) -> Dataset:
         """Return the data set; roles that were not asked for are empty (train, val) or None (test)."""
-        return build_dataset(
-            self.plan, {role: split.open(self.plan, self.statistics) for role, split in self.splits.items()}
-        )
+        splits = {role: split.open(self.plan, self.statistics) for role, split in self.splits.items()}
+        return build_dataset(self.plan, splits, self.statistics)
 
 
-def build_dataset(plan: Plan, splits: Mapping[str, Split]) -> Dataset:
+def build_dataset(plan: Plan, splits: Mapping[str, Split], statistics: Statistics | None) -> Dataset:
     """Join splits by role to a data set; roles without one are empty (train, val) or None (test)."""
     empty = _empty_split(plan)
     return Dataset(
@@ -87,7 +86,13 @@ def build_dataset(plan: Plan, splits: Mapping[str, Split]) -> Dataset:
         train=splits.get("train", empty),
         val=splits.get("val", empty),
         test=splits.get("test"),
+        source=Source(plan.store, plan.fingerprint, _preprocessing(plan, statistics)),
     )
+
+
+def _preprocessing(plan: Plan, statistics: Statistics | None) -> str:
+    steps = [step.model_dump_json(exclude_none=True) for step in plan.steps]
+    return " ".join([*steps, str(statistics)])
 
 
 def _empty_split(plan: Plan) -> MemorySplit:

@@ -59,6 +59,7 @@ def open_evaluation_split(trained: TrainedModel, store: Path, role: Role, labels
     place_K = _places(data.label_set, label_set, store)
     plan = Plan(
         store=store.absolute(),
+        fingerprint=manifest.fingerprint,
         shards=manifest.shards,
         stored_signal=stored_signal(manifest),
         steps=_fitting_steps(trained, stored_signal(manifest), store),

@@ -20,9 +20,9 @@ pre { background: #f4f6f8; padding: 10px 12px; overflow-x: auto; }
 """
 
 
-def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a Markdown table; the first column is text, the rest are numbers."""
-    rule = ["---", *("---:" for _ in columns[1:])]
+def table(columns: Sequence[str], rows: Sequence[Sequence[str]], n_text: int = 1) -> str:
+    """Return a Markdown table whose first `n_text` columns are text, and the rest numbers."""
+    rule = ["---" if number < n_text else "---:" for number in range(len(columns))]
     return "\n".join(f"| {' | '.join(map(_cell, row))} |" for row in (columns, rule, *rows))
 
 

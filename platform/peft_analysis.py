@@ -13,6 +13,7 @@ from data.near_duplicates import MIN_CORRELATION, near_duplicates
 from platform.finished_sweep import FinishedSweep
 from platform.peft_cells import Cell, best_by_method, compared
 from platform.units import format_bytes
+from trainables.paired_bootstrap import Difference
 from trainables.peft_method import ADAPTERS
 from trainables.tuning.selections import SELECTIONS
 
@@ -80,7 +81,7 @@ def ablation_rows(sweep: FinishedSweep, cells: Sequence[Cell]) -> list[list[str]
     rows = []
     for (backbone, tuning), by_normalisation in _both_normalisations(cells).items():
         segment, whole = by_normalisation["segment"], by_normalisation["global"]
-        rows.append([backbone, tuning, str(segment.score), str(whole.score), compared(sweep, segment, whole, "f1")])
+        rows.append([backbone, tuning, str(segment.score), str(whole.score), _text(compared(sweep, segment, whole))])
     return rows
 
 
@@ -122,7 +123,7 @@ def _of_backbone(sweep: FinishedSweep, backbone: str, own: Mapping[str, Cell]) -
             yield (
                 f"{backbone}: {best.tuning} against {words}: {best.headline} {best.score.value:.3f} and "
                 f"{other.score.value:.3f} with {best.n_trainable:,} and {other.n_trainable:,} trained parameters; "
-                f"{_judged(compared(sweep, other, best, 'f1'))}."
+                f"{_judged(compared(sweep, other, best))}."
             )
     bottlenecks = [cell for cell in added if cell.tuning in ADAPTERS]
     others = [cell for cell in added if cell.tuning not in ADAPTERS]
@@ -130,17 +131,22 @@ def _of_backbone(sweep: FinishedSweep, backbone: str, own: Mapping[str, Cell]) -
         first, second = (max(group, key=lambda cell: cell.score.value) for group in (others, bottlenecks))
         yield (
             f"{backbone}: adapters ({second.tuning}) against low-rank and other updates ({first.tuning}): "
-            f"{second.score.value:.3f} and {first.score.value:.3f}; {_judged(compared(sweep, first, second, 'f1'))}."
+            f"{second.score.value:.3f} and {first.score.value:.3f}; {_judged(compared(sweep, first, second))}."
         )
 
 
-def _judged(difference: str) -> str:
-    """Say whether a paired difference, as `compared` writes it, is more than chance."""
-    if "(" not in difference:
-        return f"the difference is {difference}"
-    low, high = difference[difference.index("(") + 1 : -1].split(" to ")
-    verdict = "no more than chance" if float(low) <= 0 <= float(high) else "more than chance"
-    return f"paired difference of F1 {difference}, {verdict}"
+def _judged(difference: Difference | None) -> str:
+    """Say whether a paired difference is more than chance."""
+    if difference is None:
+        return "the difference was not tested"
+    verdict = "no more than chance" if difference.low <= 0 <= difference.high else "more than chance"
+    return f"paired difference {_text(difference)}, {verdict}"
+
+
+def _text(difference: Difference | None) -> str:
+    if difference is None:
+        return "not tested"
+    return f"{difference.value:+.3f} ({difference.low:+.3f} to {difference.high:+.3f})"
 
 
 def _cost(shown: Sequence[Cell]) -> str:

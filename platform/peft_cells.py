@@ -23,10 +23,12 @@ from platform.journal import TrialRecord
 from platform.leaderboard import best_epoch
 from platform.study import spawn_seed
 from platform.trained_model import TRIALS_FOLDER
+from trainables.backbones.architecture import architecture_of, build_network
 from trainables.backbones.classifier import BackboneClassifier
-from trainables.bootstrap import bootstrap_intervals
+from trainables.bootstrap import percentile_interval, resample
 from trainables.evaluation import Evaluation
 from trainables.metrics import score
+from trainables.paired_bootstrap import Difference, paired_difference
 from trainables.peft_method import PEFT, PeftConfig, build_model, resolve_width
 from trainables.tune_trial import BEST_FILE
 
@@ -119,6 +121,8 @@ def _test_cell(sweep: FinishedSweep, name: str, trial: TrialRecord) -> Cell:
     config = resolve_width(PEFT.parse_config(trial.params))
     with torch.device("meta"):
         model = build_model(config, sweep.dataset.signal, sweep.dataset.label_set)
+        plain = build_network(architecture_of(config.backbone, config.size))
+    layers = frozenset(name for name, _ in plain.named_modules())
     trainable = [parameter.numel() for parameter in model.parameters() if parameter.requires_grad]
     epochs_s = [report["epoch_s"] for report in trial.reports.values()]
     return Cell(
@@ -126,7 +130,7 @@ def _test_cell(sweep: FinishedSweep, name: str, trial: TrialRecord) -> Cell:
         trial=trial,
         config=config,
         numbers=_numbers(sweep, trial, name, config),
-        trained=tuple(trained_parts(model)),
+        trained=tuple(trained_parts(model, layers)),
         n_trainable=sum(trainable),
         n_parameters=sum(parameter.numel() for parameter in model.parameters()),
         n_tokens=model.backbone.n_tokens,
@@ -136,13 +140,20 @@ def _test_cell(sweep: FinishedSweep, name: str, trial: TrialRecord) -> Cell:
     )
 
 
-def trained_parts(model: BackboneClassifier) -> list[Trained]:
-    """Return what of a model is trained, layers that are alike together, in the order of the model."""
+def trained_parts(model: BackboneClassifier, layers: frozenset[str]) -> list[Trained]:
+    """Return what of a model is trained, by layer, layers that are alike together, in the order of the model.
+
+    Args:
+        layers: names of the modules of the plain network; what is added inside one counts to it.
+    """
+    if all(parameter.requires_grad for name, parameter in model.named_parameters() if "masked_spec_embed" not in name):
+        return [Trained("everything", sum(parameter.numel() for parameter in model.parameters()))]
     parts: dict[str, list[tuple[int, int]]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            layer = re.search(r"layers\.(\d+)\.", name)
-            place = re.sub(r"layers\.\d+\.", "layers.{}.", name.removeprefix("backbone.network."))
+            module = _owner(name.removeprefix("backbone.network."), layers)
+            layer = re.search(r"layers\.(\d+)\b", module)
+            place = re.sub(r"layers\.\d+\b", "layers.{}", module)
             parts.setdefault(place, []).append((int(layer[1]) if layer else -1, parameter.numel()))
     return [
         Trained(place.replace("{}", _span([layer for layer, _ in found])), sum(size for _, size in found))
@@ -150,8 +161,17 @@ def trained_parts(model: BackboneClassifier) -> list[Trained]:
     ]
 
 
+def _owner(name: str, layers: frozenset[str]) -> str:
+    """Return the innermost layer of the plain network that a parameter lies in; its own module's name elsewhere."""
+    module = name.rpartition(".")[0]
+    while module and module not in layers:
+        module = module.rpartition(".")[0]
+    return module or name.rpartition(".")[0]
+
+
 def _span(layers: list[int]) -> str:
-    return str(layers[0]) if len(layers) == 1 else f"{{{layers[0]}-{layers[-1]}}}"
+    first, last = min(layers), max(layers)
+    return str(first) if first == last else f"{{{first}-{last}}}"
 
 
 # ------------------------------------------------------------------ metrics
@@ -193,13 +213,20 @@ def _named(found: Mapping[str, Number], label_set: LabelSet) -> dict[str, Number
 
 def macro_numbers(predictions: Path, label_set: LabelSet, beta: float, seed: int) -> dict[str, Number]:
     """Return precision, recall and F1 over both classes of a binary task, from predictions that a test has kept."""
-    kept = np.load(predictions)
-    evaluation, names = both_classes(kept["predicted_NK"], kept["labels_NK"], kept["thresholds_K"], label_set, beta)
-    intervals = bootstrap_intervals(evaluation, names, beta, kept["patient_ids"], seed)
+    scores, resampled = _both_classes_resampled(predictions, label_set, beta, seed)
     return {
-        f"{shown} macro": Number(evaluation.scores.macro[metric], *intervals.get(metric, ()))
+        f"{shown} macro": Number(scores[metric], *(percentile_interval(resampled[metric]) or ()))
         for metric, shown in (("precision", "precision"), ("recall", "recall"), ("f1", "F1"))
     }
+
+
+def _both_classes_resampled(
+    predictions: Path, label_set: LabelSet, beta: float, seed: int
+) -> tuple[Mapping[str, float], Mapping[str, NDArray[np.float64]]]:
+    """Return the macro metrics over both classes, and those of the bootstrap's resamples."""
+    kept = np.load(predictions)
+    evaluation, names = both_classes(kept["predicted_NK"], kept["labels_NK"], kept["thresholds_K"], label_set, beta)
+    return evaluation.scores.macro, resample(evaluation, names, beta, kept["patient_ids"], seed).macro
 
 
 def both_classes(
@@ -219,12 +246,18 @@ def both_classes(
     return Evaluation(scores, thresholds_2, predicted_N2, labels_N2), names
 
 
-def compared(sweep: FinishedSweep, first: Cell, other: Cell, metric: str) -> str:
-    """Return `other` - `first` on the test fold with its paired 95 % interval, or why there is none."""
+def compared(sweep: FinishedSweep, first: Cell, other: Cell) -> Difference | None:
+    """Return F1 of `other` - `first` on the test fold, paired record by record; over both classes of a binary task.
+
+    None without a test fold, or where F1 says nothing of the labels.
+    """
     if sweep.held_out is None:
-        return "not tested"
-    folders = (sweep.tested_folder(first.name), sweep.tested_folder(other.name))
-    difference = sweep.held_out.difference(*folders, metric, first.config.threshold_beta)
-    if difference is None:
-        return "undefined"
-    return f"{difference.value:+.3f} ({difference.low:+.3f} to {difference.high:+.3f})"
+        return None
+    folders, beta = [sweep.tested_folder(cell.name) for cell in (first, other)], first.config.threshold_beta
+    if sweep.dataset.label_set.task != "binary":
+        return sweep.held_out.difference(*folders, "f1", beta)
+    seed = spawn_seed(sweep.spec.seed, 0, 3)
+    (scores, resampled), (other_scores, other_resampled) = (
+        _both_classes_resampled(folder / PREDICTIONS_FILE, sweep.dataset.label_set, beta, seed) for folder in folders
+    )
+    return paired_difference(other_scores["f1"] - scores["f1"], resampled["f1"], other_resampled["f1"])

@@ -8,10 +8,12 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from platform.peft_cells import Cell
 
 COLOURS = ("#2866ad", "#c8553d", "#0a7d4f", "#8a5fb0", "#e3a02f", "#3aa3a8", "#a04b72", "#66727f")
+APART = 1.12  # backbones that train as much are drawn beside one another
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 
 
@@ -23,22 +25,23 @@ def trade_off(cells: Sequence[Cell]) -> str:
     tunings = list(dict.fromkeys(cell.tuning for cell in cells))
     for cell in cells:
         value, low, high = cell.score
-        spread = [[value - low], [high - value]] if low is not None and high is not None else None
+        number = backbones.index(cell.backbone)
         axes.errorbar(
-            cell.n_trainable,
+            cell.n_trainable * APART**number,
             value,
-            yerr=spread,
-            color=COLOURS[backbones.index(cell.backbone) % len(COLOURS)],
+            yerr=[[value - low], [high - value]] if low is not None and high is not None else None,
+            color=COLOURS[number % len(COLOURS)],
             marker=MARKERS[tunings.index(cell.tuning) % len(MARKERS)],
             linewidth=0.8,
             capsize=2,
         )
-        axes.annotate(cell.tuning, (cell.n_trainable, value), xytext=(4, 4), textcoords="offset points", fontsize=7)
     for number, backbone in enumerate(backbones):
         axes.plot([], [], color=COLOURS[number % len(COLOURS)], label=backbone)
+    for number, tuning in enumerate(tunings):
+        axes.plot([], [], MARKERS[number % len(MARKERS)], color="#66727f", label=tuning)
     axes.set_xscale("log")
     _finish(axes, "trainable parameters, head included", cells[0].headline)
-    axes.legend(frameon=False, fontsize=8)
+    axes.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
     return _svg(figure)
 
 
@@ -54,6 +57,8 @@ def curves(cells: Sequence[Cell], metric: str) -> str:
             _curve(row[0], cell, "val/loss", color=colour, label=cell.tuning)
             _curve(row[1], cell, metric, color=colour, label=cell.tuning)
         row[0].set_title(backbone, fontsize=10, loc="left")
+        for axes in row:
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         _finish(row[0], "epoch", "loss: training dashed, validation solid")
         _finish(row[1], "epoch", metric)
         row[1].legend(frameon=False, fontsize=7)

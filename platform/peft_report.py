@@ -43,7 +43,6 @@ class PeftReport:
         yield "## Data"
         yield from self._data()
         yield "## Backbones"
-        yield self.weights
         yield self._backbones()
         yield "## Methods and where they are placed"
         yield "Read off the built models; pooling and head are trained with every method."
@@ -57,22 +56,23 @@ class PeftReport:
         )
         yield self._space()
         yield "Of each cell's best trial:"
-        yield self.weights
         yield self._chosen()
         yield "## Results"
-        yield self.weights
         yield self._tested()
         yield self.results()
+        yield self.weights
         yield f"![F1 against trainable parameters]({TRADE_OFF})"
         yield "### Training and validation"
         yield self.weights
         yield f"![curves]({CURVES})"
         yield "### Segment against global normalisation"
-        yield self.weights
         yield self._ablation()
         yield "## Analysis"
-        yield self.weights
         yield "\n".join(f"- {sentence}" for sentence in findings(self.sweep, self.cells))
+
+    def _table(self, columns: Sequence[str], rows: Sequence[Sequence[str]], n_text: int = 1) -> str:
+        """Return a table under the line that says what the backbones started from, which no reader may miss."""
+        return f"{self.weights}\n\n{table(columns, rows, n_text)}"
 
     # -------------------------------------------------------------- sections
 
@@ -87,7 +87,7 @@ class PeftReport:
         assert manifest is not None
         yield (
             f"{sweep.spec.data.store} ({manifest.source}), fingerprint {manifest.fingerprint[:12]}: "
-            f"{len(signal.lead_names)} leads ({', '.join(signal.lead_names)}), {signal.n_timesteps} timesteps at "
+            f"leads {', '.join(signal.lead_names)}, {signal.n_timesteps} timesteps at "
             f"{signal.fs_hz:g} Hz. Labels: {sweep.dataset.label_set.name} ({sweep.dataset.label_set.task})."
         )
         names = sweep.dataset.label_set.names
@@ -95,13 +95,13 @@ class PeftReport:
             [role, f"{counts.n_records:,}", *(f"{count:,}" for count in counts.labels)]
             for role, counts in sweep.description.counts.items()
         ]
-        yield table(["split", "records", *names], rows)
+        yield self._table(["split", "records", *names], rows)
         steps = ", ".join(str(step.model_dump(mode="json")) for step in sweep.spec.data.preprocess) or "none"
         yield (
             f"Preprocessing before the model: {steps}. Inside the model, as part of the search: z-score of each lead "
             "of each window (`segment`), or with mean and deviation of the training records alone (`global`)."
         )
-        yield "\n".join(f"> {sentence}" for sentence in self.leak.sentences())
+        yield "\n>\n".join(f"> {sentence}" for sentence in self.leak.sentences())
 
     def _backbones(self) -> str:
         rows = []
@@ -110,14 +110,15 @@ class PeftReport:
             placement = f"{config.lead_placement}, x{config.resample_factor:g}"
             n_parameters = min(c.n_parameters for c in self.cells if c.backbone == name)
             rows.append([name, config.weights, f"{n_parameters:,}", placement, str(cell.n_tokens)])
-        return table(["backbone", "weights", "parameters", "lead placement, resampling", "tokens"], rows)
+        columns = ["backbone", "weights", "parameters", "lead placement, resampling", "tokens"]
+        return self._table(columns, rows, n_text=2)
 
     def _placement(self) -> str:
         rows = [
             [cell.backbone, cell.tuning, "; ".join(f"`{part.place}` {part.n_parameters:,}" for part in cell.trained)]
             for cell in best_by_method(self.cells)
         ]
-        return f"{self.weights}\n\n{table(['backbone', 'method', 'trained parameters'], rows)}"
+        return self._table(["backbone", "method", "trained parameters"], rows, n_text=3)
 
     def _space(self) -> str:
         space = self.sweep.spec.space
@@ -130,7 +131,7 @@ class PeftReport:
             for parameter in space.parameters
         ]
         rows += [[f"`{name}`", str(value), ""] for name, value in space.fixed.items()]
-        return table(["parameter", "values", "where"], rows)
+        return self._table(["parameter", "values", "where"], rows, n_text=3)
 
     def _chosen(self) -> str:
         metric = self.sweep.spec.search.objectives[0]
@@ -139,7 +140,7 @@ class PeftReport:
             values = [_shown(cell.config, name) for name in _SHOWN_PARAMS]
             epoch = best_epoch(cell.trial, metric.metric, metric.mode)
             rows.append([cell.name, cell.trial.trial, *values, str(epoch)])
-        return table(["cell", "trial", *_SHOWN_PARAMS, "best epoch"], rows)
+        return self._table(["cell", "trial", *_SHOWN_PARAMS, "best epoch"], rows, n_text=2)
 
     def _tested(self) -> str:
         if self.sweep.held_out is None:
@@ -153,13 +154,13 @@ class PeftReport:
     def results(self) -> str:
         """Return the table backbone x method, the better normalisation of each."""
         columns, rows = result_rows(self.cells)
-        return table(columns, rows)
+        return self._table(columns, rows, n_text=3)
 
     def _ablation(self) -> str:
         rows = ablation_rows(self.sweep, self.cells)
         if not rows:
             return "No backbone and method has completed trials with both normalisations."
-        return table(["backbone", "method", "segment", "global", "global - segment, paired"], rows)
+        return self._table(["backbone", "method", "segment", "global", "global - segment, paired"], rows, n_text=2)
 
 
 def weights_line(cells: Sequence[Cell]) -> str:
@@ -178,7 +179,7 @@ def result_rows(cells: Sequence[Cell]) -> tuple[list[str], list[list[str]]]:
     shown = best_by_method(cells)
     metrics = list(dict.fromkeys(name for cell in shown for name in cell.numbers))
     columns = ["backbone", "method", "normalisation", *metrics]
-    columns += ["trainable", "of all", "saved", "peak memory", "s an epoch"]
+    columns += ["trainable", "of all", "saved", "batch", "peak memory", "s an epoch"]
     rows = [
         [
             cell.backbone,
@@ -188,6 +189,7 @@ def result_rows(cells: Sequence[Cell]) -> tuple[list[str], list[list[str]]]:
             f"{cell.n_trainable:,}",
             f"{cell.n_trainable / cell.n_parameters:.2%}",
             format_bytes(cell.saved_bytes),
+            str(cell.config.batch_size),
             format_bytes(cell.peak_memory_bytes),
             f"{cell.epoch_s:.2f}",
         ]

@@ -31,7 +31,7 @@ from ruamel.yaml.comments import CommentedMap
 from ruamel.yaml.scalarstring import DoubleQuotedScalarString
 
 from data.config import DataConfig
-from data.dataset import Task
+from data.dataset import LabelSet, Signal, Task
 from platform.avoidance import avoid_fault
 from platform.domains import VERBS, Domain
 from platform.quantities import MEASURED_QUANTITIES
@@ -309,6 +309,17 @@ class Spec(Section):
         named += [target.quantity for target in (*self.stopping_targets, *self.choosing_targets)]
         named += [self.search.avoid.constraint.quantity] if self.search.avoid is not None else []
         return tuple(dict.fromkeys(quantity for quantity in named if parts_of(quantity)))
+
+    def check_method(self, signal: Signal, label_set: LabelSet) -> None:
+        """Refuse configurations that the method knows to be of no use on these records, at some points of the space.
+
+        Raises:
+            ValueError: there is one.
+        """
+        rng = np.random.default_rng(self.seed)
+        n_points = N_TRIED_CONFIGURATIONS if self.space.parameters else 1
+        configs = [self.method_config(self.space.sample(rng)) for _ in range(n_points)]
+        METHODS[self.method].check(configs, signal, label_set)
 
     def method_config(self, sampled: Mapping[str, Any]) -> Any:
         """Build the method's own configuration: the sampled and the fixed values, and the budget's epochs.

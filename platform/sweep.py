@@ -176,7 +176,9 @@ def _prepare(spec: Spec, request: Request, resources: ExitStack) -> _Sweep:
     Raises:
         ValueError, OSError: bad input.
     """
-    spec.check_quantities(describe(spec.data).label_set.task)  # before Ray takes its seconds to start
+    description = describe(spec.data)
+    spec.check_quantities(description.label_set.task)  # before Ray takes its seconds to start
+    spec.check_method(description.signal, description.label_set)
     avoided = avoided_at_start(spec.search.avoid)
     resources.enter_context(ray_cluster())
     concurrency(spec.resources)

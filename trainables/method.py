@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,10 @@ def as_it_is(model: nn.Module) -> nn.Module:
     return model
 
 
+def nothing_to_check(configs: Sequence[Any], signal: Signal, label_set: LabelSet) -> None:
+    """Accept all configurations that were parsed."""
+
+
 @dataclass(frozen=True)
 class Method:
     """One row of `trainables.methods.METHODS`; all pass the contract test, `tests/trainables/test_method_contract.py`.
@@ -28,6 +32,8 @@ class Method:
         build_model: (config, signal, label_set) -> module that maps ecg_BLT (float32, preprocessed) to logits_BK.
         train: (config, dataset, trial) trains until `config.epochs` or `TrialStopped`, reporting every epoch.
         reports: task -> names of the numbers in every report, so that a search can be checked before it starts.
+        check: (configs, signal, label_set) raises ValueError where one of some configurations can't be trained, as far
+            as can be known before a sweep starts; cheap but for what all trials need, e.g. weights from a hub.
         finish: a built or trained model -> the one that evaluation, export and ONNX use, with the same answers; may
             change its argument, and take one on the meta device. Adapters are merged into their layers here.
         tasks: what it learns from; `unlabelled` for pretraining, whose model maps ecg_BLT to embeddings_BH instead, and
@@ -40,6 +46,7 @@ class Method:
     train: Callable[[Any, Dataset, Trial], None]
     reports: Callable[[Task], frozenset[str]]
     finish: Callable[[nn.Module], nn.Module] = as_it_is
+    check: Callable[[Sequence[Any], Signal, LabelSet], None] = nothing_to_check
     tasks: frozenset[Task] = LABELLED
 
     def check_task(self, task: Task) -> None:

@@ -18,8 +18,10 @@ from trainables.backbones.architecture import architecture_of, build_network
 from trainables.backbones.backbone import Backbone, build_backbone
 from trainables.backbones.classifier import BackboneClassifier
 from trainables.backbones.config import BackboneConfig
+from trainables.backbones.preflight import check_backbones
 from trainables.backbones.weights import load_pretrained
 from trainables.config import Governed
+from trainables.features import with_cached_prefix
 from trainables.losses import Criterion
 from trainables.method import Method
 from trainables.normalisation import GlobalStandardise
@@ -38,7 +40,7 @@ Tuning = Literal[
     "lora", "rslora", "dora", "adalora", "ia3", "vera", "oft", "houlsby", "pfeiffer", "parallel",
     "linear_probe", "full", "last_layers", "bias", "ln_tuning",
     "adamss", "beft", "boft", "c3a", "deft", "delora", "fourierft", "glora", "gralora", "hira", "hra", "lily",
-    "loha", "lokr", "miss", "osf", "peanut", "psoft", "pvera", "randlora", "road", "shira", "supertuning", "tinylora",
+    "loha", "lokr", "miss", "osf", "peanut", "psoft", "pvera", "randlora", "road", "supertuning", "tinylora",
     "unilora", "vblora", "waveft",
 ]  # fmt: skip
 ADAPTERS = ("houlsby", "pfeiffer", "parallel")
@@ -161,10 +163,11 @@ def train(config: PeftConfig, dataset: Dataset, trial: Trial) -> None:
     model = build_model(config, dataset.signal, dataset.label_set)
     if isinstance(model.normalise, GlobalStandardise):
         model.normalise.fit(dataset.train, len(dataset.signal.lead_names))
+    dataset = with_cached_prefix(model, config, dataset, trial.device)
 
-    def build_step(network: nn.Module, criterion: Criterion, n_steps: int) -> Step:
-        assert isinstance(network, BackboneClassifier)
-        return PeftStep(config, network, BackPropagation(network, criterion, config, trial), n_steps)
+    def build_step(model: nn.Module, criterion: Criterion, n_steps: int) -> PeftStep:
+        assert isinstance(model, BackboneClassifier)
+        return PeftStep(BackPropagation(model, criterion, config, trial), config, model, n_steps)
 
     fit(model, config, dataset, trial, build_step)
 
@@ -180,9 +183,13 @@ def finish(model: nn.Module) -> nn.Module:
 
 
 class PeftStep(Step):
-    """Back-propagation, with rates of their own for backbone and head, and AdaLoRA's budget."""
+    """Back-propagation, with rates of their own for backbone and head, and AdaLoRA's budget.
 
-    def __init__(self, config: PeftConfig, model: BackboneClassifier, plain: Step, n_steps: int) -> None:
+    Args:
+        n_steps: of the whole training.
+    """
+
+    def __init__(self, plain: BackPropagation, config: PeftConfig, model: BackboneClassifier, n_steps: int) -> None:
         self._plain, self._n_steps = plain, n_steps
         self._head_scale = 1.0 if config.head_lr is None else config.head_lr / config.lr
         self._ranks = None
@@ -191,10 +198,10 @@ class PeftStep(Step):
             self._ranks = RankAllocation(model.backbone.network, options)
 
     def gradient(self, ecg_BLT: Tensor, targets_BJ: Tensor, number: int) -> Tensor:
-        sums = self._plain.gradient(ecg_BLT, targets_BJ, number)
+        sums_2 = self._plain.gradient(ecg_BLT, targets_BJ, number)
         if self._ranks is not None:
-            self._ranks.penalise()
-        return sums
+            self._ranks.add_penalty()
+        return sums_2
 
     def lr_scale(self, name: str) -> float:
         return self._head_scale if name.startswith(("head.", "backbone.pool.")) else 1.0
@@ -331,4 +338,4 @@ def _n_trained(config: PeftConfig) -> int:
     return sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
 
 
-PEFT = Method("peft", PeftConfig, build_model, train, reports, finish)
+PEFT = Method("peft", PeftConfig, build_model, train, reports, finish, check_backbones)

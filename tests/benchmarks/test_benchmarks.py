@@ -8,7 +8,17 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import data_throughput, disk_formats, distillation, ingest, memory, pretrain, streaming, trial_overhead
+from benchmarks import (
+    data_throughput,
+    disk_formats,
+    distillation,
+    ingest,
+    memory,
+    peft,
+    pretrain,
+    streaming,
+    trial_overhead,
+)
 
 pytestmark = [
     pytest.mark.slow,
@@ -59,6 +69,14 @@ def test_memory_of_real_steps_is_that_of_fake_ones(tmp_path: Path) -> None:
     medians = medians_of(file)
     assert all(f"{name}, batch {memory.BATCH}" in medians for name in memory.WAYS)
     assert medians["real / fake peak, batch 8, lowest"] == medians["real / fake peak, batch 8, highest"] == 1
+
+
+def test_peft_compares_tunings_with_and_without_kept_features(tmp_path: Path) -> None:
+    file = tmp_path / "result.json"
+    assert peft.main(["--repeats", "1", "--records", "32", "--size", "tiny", "--json", str(file)]) == 0
+    medians = medians_of(file)
+    assert sum(f"{each.name}, a step" in medians for each in peft.CONTENDERS) == 9
+    assert medians["linear probe's epoch: anew / kept"] > 1
 
 
 def test_disk_formats_give_back_what_was_written_in_each(tmp_path: Path, recordings: Path) -> None:

@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from data.dataset import LabelSet, Signal
 from platform.spec import Spec, parse_spec
 from platform.spec_error import SpecError
 from platform.spec_file import MAX_BYTES
@@ -477,3 +478,11 @@ def test_a_method_refuses_labels_that_it_does_not_learn_from(sections: Any, task
 
 def test_pretraining_takes_a_store_without_labels() -> None:
     make_spec(**PRETRAINING).check_quantities("unlabelled")
+
+
+def test_what_the_method_knows_to_be_of_no_use_is_refused_before_a_sweep_starts() -> None:
+    row, labels = Signal(("II",), 100.0, 600), LabelSet("beats", "binary", ("abnormal",))
+    make_spec({"resample_factor": {"choice": [8, 16]}}, method="peft").check_method(row, labels)
+    with pytest.raises(ValueError, match=r"makes 1 token of 600 timesteps.*resample_factor: 16 makes 29 tokens"):
+        make_spec({"resample_factor": {"choice": [1, 16]}}, method="peft").check_method(row, labels)
+    make_spec().check_method(row, labels)

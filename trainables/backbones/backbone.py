@@ -45,7 +45,7 @@ class Backbone(nn.Module):
         super().__init__()
         self.architecture = architecture_of(config.backbone, config.size)
         self.placement = Placement(config, window_signal(config, signal))
-        self.n_tokens = _checked_tokens(config, self.architecture, self.placement, len(signal.lead_names))
+        self.n_tokens = count_tokens(config, signal)
         # A vector that takes part in nothing would hang several workers.
         self.network: Any = build_network(self.architecture, config.encoder_dropout, masks=config.mask_prob > 0)
         self.pooling, self.mask_prob = config.pooling, config.mask_prob
@@ -175,14 +175,21 @@ def build_backbone(config: BackboneConfig, signal: Signal) -> Backbone:
     return Backbone(config, signal)
 
 
-def _checked_tokens(config: BackboneConfig, architecture: Architecture, placement: Placement, n_leads: int) -> int:
+def count_tokens(config: BackboneConfig, signal: Signal) -> int:
+    """Return how many tokens the backbone makes of a view, without building it.
+
+    Raises:
+        ValueError: as `build_backbone`.
+    """
+    architecture = architecture_of(config.backbone, config.size)
+    placement = Placement(config, window_signal(config, signal))
     n_tokens = architecture.n_tokens(placement.n_timesteps)
     if n_tokens >= FEWEST_TOKENS:
         return n_tokens
     plural = "" if n_tokens == 1 else "s"
     raise ValueError(
         f"{config.backbone} makes {n_tokens} token{plural} of {placement.n_timesteps} timesteps, and needs at least "
-        f"{FEWEST_TOKENS}; {_remedy(config, architecture, placement, n_leads)}"
+        f"{FEWEST_TOKENS}; {_remedy(config, architecture, placement, len(signal.lead_names))}"
     )
 
 

@@ -29,7 +29,8 @@ class BackboneConfig(TrainConfig):
         "random",
         min_length=1,
         description="What the backbone starts from: a Hugging Face id, a folder, a file (.safetensors, or a .pt that "
-        "holds data only), bundled (this repository's, where there are any) or random.",
+        "holds data only), public (the published ones of size base: facebook/wav2vec2-base, "
+        "facebook/hubert-base-ls960, wanglab/ecg-fm), bundled (this repository's, where there are any) or random.",
     )
     resample_factor: float = Field(
         1.0,

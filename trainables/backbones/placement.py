@@ -72,8 +72,9 @@ def _sources(kind: LeadPlacement, config: BackboneConfig, signal: Signal) -> lis
     """Return for each view and input the lead that it takes, None for zeros."""
     n_leads = len(signal.lead_names)
     if config.backbone != "ecg_fm":
-        chosen = {"one": [_index(config.lead, signal)], "each": list(range(n_leads))} if kind in ("one", "each") else {}
-        return [[source] for source in chosen.get(kind, [0])]
+        if kind == "each":
+            return [[index] for index in range(n_leads)]
+        return [[_index(config.lead, signal) if kind == "one" else 0]]
     if kind == "mean":
         return [_slots({_slot(config.lead): 0})]
     slots = _slots_of_leads(config, signal)

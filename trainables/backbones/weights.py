@@ -17,13 +17,18 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
-from trainables.backbones.architecture import Architecture, architecture_of, build_network, network_config
+from trainables.backbones.architecture import Architecture, Family, architecture_of, build_network, network_config
 from trainables.backbones.backbone import Backbone
 from trainables.backbones.config import BackboneConfig
 from trainables.backbones.fairseq import from_fairseq, is_fairseq
 from trainables.checkpoint import load_weights
 
 BUNDLED: Final = Path(__file__).with_name("bundled")  # one `<backbone>_<size>.safetensors` each, with a model card
+PUBLIC: Final[Mapping[Family, str]] = {  # of size base
+    "wav2vec2": "facebook/wav2vec2-base",
+    "hubert": "facebook/hubert-base-ls960",
+    "ecg_fm": "wanglab/ecg-fm/mimic_iv_ecg_physionet_pretrained.pt",
+}
 FILE_NAMES: Final = ("model.safetensors", "pytorch_model.bin")  # in a folder, or in a repository of the hub
 SUFFIXES: Final = (".safetensors", ".pt", ".pth", ".bin")
 MASK_KEY: Final = "masked_spec_embed"
@@ -74,9 +79,11 @@ def find_weights(config: BackboneConfig) -> Path:
     Raises:
         ValueError: there is no such file, and nothing to fetch it from.
     """
-    name = config.weights
-    if name == "bundled":
+    if config.weights == "bundled":
         return _bundled(config)
+    if config.weights == "public" and config.size != "base":
+        raise ValueError(f"weights: public are of size base, but got size: {config.size}")
+    name = PUBLIC[config.backbone] if config.weights == "public" else config.weights
     path = Path(name).expanduser()
     if path.is_file():
         return path
@@ -86,7 +93,7 @@ def find_weights(config: BackboneConfig) -> Path:
     if match is None or (path.suffix in SUFFIXES and match[2] is None):
         raise ValueError(
             f"weights: {name} is no file or folder here, nor the id of a repository (OWNER/NAME or OWNER/NAME/FILE); "
-            "give one of them, bundled or random"
+            "give one of them, public, bundled or random"
         )
     return fetch_from_hub(match[1], FILE_NAMES if match[2] is None else (match[2],))
 

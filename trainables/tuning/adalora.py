@@ -33,7 +33,7 @@ class RankAllocation:
         self._allocator: Any = RankAllocator(network, config, ADAPTER)  # type: ignore[no-untyped-call]
         self._pattern: dict[str, list[bool]] | None = None  # which singular values are left, once that is settled
 
-    def penalise(self) -> None:
+    def add_penalty(self) -> None:
         """Add the gradient of the orthogonality penalty."""
         vectors = {
             name: parameter
@@ -48,7 +48,7 @@ class RankAllocation:
             parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
 
     def allocate(self, step: int, n_steps: int) -> None:
-        """Take the step's gradients into the importances, and mask by them."""
+        """Take the gradients of optimiser step `step` (from 1) into the importances, and mask by them."""
         config = self._config
         config.total_step, config.tinit, config.tfinal = n_steps, int(WARM_UP * n_steps), int(FINAL * n_steps)
         config.deltaT = max(1, n_steps // N_ALLOCATIONS)

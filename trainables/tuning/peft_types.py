@@ -1,8 +1,9 @@
 """The types of the `peft` library that suit linear layers, one line each.
 
 Left out: those that prepend tokens (prompts, prefixes), those that mix several adapters (X-LoRA, Poly), those for
-embeddings (trainable tokens) and decoders (shadow); FRoD, whose sparse tensors torch warns of. LN-tuning, which adds
-nothing, is in `trainables.tuning.selections`. Fresh adapters change nothing, but for unilora's and vblora's a little.
+embeddings (trainable tokens) and decoders (shadow); FRoD and SHiRA, whose sparse tensors torch warns of. LN-tuning,
+which adds nothing, is in `trainables.tuning.selections`. Fresh adapters change nothing, but unilora's and vblora's
+a little.
 """
 
 from __future__ import annotations
@@ -79,7 +80,6 @@ PEFT_TYPES: Mapping[str, PeftType] = {
     "delora": PeftType("DELORA", _RANK, "", "module_dropout"),
     "hira": PeftType("HIRA", _RANK, "", "hira_dropout", on_meta=False),
     "miss": PeftType("MISS", _RANK, "", "miss_dropout"),
-    "shira": PeftType("SHIRA", _RANK, fixed={"random_seed": 0}, on_meta=False),
     "peanut": PeftType("PEANUT", _RANK, on_meta=False),
     "lily": PeftType("LILY", _RANK, merges=False, on_meta=False),
     "tinylora": PeftType("TINYLORA", {"n_coefficients": "u"}, "", "tinylora_dropout"),

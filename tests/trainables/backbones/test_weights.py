@@ -187,6 +187,18 @@ def test_a_hub_id_that_cannot_be_had_offline_is_one_line_with_the_ways_out() -> 
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.usefixtures("hub_cache")
+@pytest.mark.parametrize(
+    ("backbone", "repository"),
+    [("wav2vec2", "facebook/wav2vec2-base"), ("hubert", "facebook/hubert-base-ls960"), ("ecg_fm", "wanglab/ecg-fm")],
+)
+def test_public_weights_are_the_published_ones_of_each_backbone(backbone: Family, repository: str) -> None:
+    with pytest.raises(ValueError, match=f"weights: {repository} can't be reached"):
+        check_weights(config_of("public", backbone, size="base"))
+    with pytest.raises(ValueError, match="weights: public are of size base, but got size: tiny"):
+        check_weights(config_of("public", backbone))
+
+
 def test_a_hub_id_in_the_local_cache_needs_no_network(hub_cache: Path) -> None:
     repository = hub_cache / "models--someone--hubert"
     (repository / "refs").mkdir(parents=True)
