@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 from pydantic import ValidationError
+from ruamel.yaml import YAML
 
 from platform.journal import read_events, replay
 from platform.spec import Spec
@@ -180,3 +182,12 @@ def test_a_bound_on_latency_is_taken_and_filters_no_proposal(disk: Disk) -> None
     session = session_of(spec, disk).run()
     assert [trial.state for trial in session.record.trials.values()] == ["COMPLETED"] * 2
     assert all(trial.constraints == {} for trial in session.record.trials.values())
+
+
+def test_the_page_on_targets_shows_a_spec_that_works() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "targets.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"^```yaml\n(.*?)^```\n", page, flags=re.MULTILINE | re.DOTALL)
+    spec = make_spec(**YAML(typ="safe", pure=True).load(example))
+    spec.check_quantities("binary")
+    assert [target.text for target in spec.stopping_targets] == ["min_metric >= 0.95", "onnx_kib <= 60"]
+    assert spec.choosing_targets[-1].text == "latency_ms <= 2"
