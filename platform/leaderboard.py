@@ -19,7 +19,8 @@ from trainables.fold_metrics import split_by_fold
 
 RANKED = ("COMPLETED", "STOPPED")
 _ORDER = {"COMPLETED": 0, "STOPPED": 0, "RUNNING": 1, "PROPOSED": 2, "FAILED": 3}
-_WHOLE = ("rank", "best_epoch", "epochs", "parameters", "onnx_bytes", "peak_memory_bytes")
+_SIZES = ("parameters", "onnx_bytes", "peak_memory_bytes", "process_peak_bytes")
+_WHOLE = ("rank", "best_epoch", "epochs", *_SIZES)
 
 
 def leaderboard(record: SweepRecord, metric: str, mode: Mode) -> pd.DataFrame:
@@ -33,6 +34,10 @@ def leaderboard(record: SweepRecord, metric: str, mode: Mode) -> pd.DataFrame:
         onnx_bytes, latency_ms, peak_memory_bytes, and a column `params.<key>` for every parameter. Where trials have
         folds, `metric` is their mean, and `folds.sd`, `folds.low` and `folds.high` its deviation and 95 % interval;
         where there are repeats, `repeats.mean` and so on say the same of theirs, `repeats.test.mean` of their tests.
+        onnx_bytes, peak_memory_bytes (tensors'), process_peak_bytes, and a column `params.<key>` for every parameter.
+        Where trials have folds, `metric` is their mean, and `folds.sd`, `folds.low` and `folds.high` its deviation and
+        95 % interval; where there are repeats, `repeats.mean` and so on say the same of theirs, `repeats.test.mean` of
+        their tests.
     """
     sign = -1.0 if mode == "max" else 1.0
 
@@ -91,13 +96,13 @@ def _columns(record: SweepRecord, rows: Sequence[Mapping[str, Any]], metric: str
     head = ["rank", "trial", "state", "feasible", metric, "best_epoch", "epochs", "duration_s"]
     params = dict.fromkeys(f"params.{key}" for trial in record.trials.values() for key in trial.params)
     spreads = dict.fromkeys(key for row in rows for key in row if key.startswith(("folds.", "repeats.")))
-    return [*head, *spreads, "parameters", "onnx_bytes", LATENCY, "peak_memory_bytes", *params]
+    return [*head, *spreads, *_SIZES, LATENCY, *params]
 
 
 def _row(record: SweepRecord, trial: TrialRecord, metric: str, mode: Mode) -> dict[str, Any]:
     epoch = best_epoch(trial, metric, mode)
     known = {**trial.static, **trial.last}
-    sizes = {key: _whole(known.get(key)) for key in ("parameters", "onnx_bytes", "peak_memory_bytes")}
+    sizes = {key: _whole(known.get(key)) for key in _SIZES}
     return {
         "rank": None,
         "trial": trial.trial,

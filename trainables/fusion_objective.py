@@ -25,11 +25,13 @@ from torch import Tensor, nn
 
 from data.dataset import Dataset
 from trainables.abnormality import Abnormality, resolve_threshold
+from trainables.batch_norm import in_chunks
 from trainables.distillation import load_teacher
 from trainables.fusion_network import Answers, NetworkConfig
 from trainables.losses import Criterion
 
 Array = NDArray[np.float32]
+TEACHER_CHUNK = 16  # records that a teacher sees at once: a whole batch would be the peak of a student's memory
 
 _NEED = {  # parameter -> what must be set for it to work
     "gate": "aux_weight above 0",
@@ -133,7 +135,7 @@ class Objective:
     @torch.no_grad()
     def targets(self, ecg_BLT: Tensor, targets_BJ: Tensor) -> Targets:
         """Return all that a batch is compared with; the teacher sees every lead of the records, mixed as they are."""
-        teacher_BK = None if self._teacher is None else self._teacher(ecg_BLT).float()
+        teacher_BK = None if self._teacher is None else in_chunks(self._teacher, ecg_BLT, TEACHER_CHUNK).float()
         if self._abnormality is None:
             return Targets(targets_BJ, None, teacher_BK)
         return Targets(targets_BJ[:, :-1], targets_BJ[:, -1], teacher_BK)

@@ -14,7 +14,7 @@ from trainables.plain_trial import PlainTrial
 
 DATASET = tiny_dataset("multilabel", n_train=192, n_val=192, n_timesteps=256)
 LABEL_SET = LABEL_SETS["multilabel"]
-PARAMS: dict[str, Any] = {"size": "nano", "rank": 4, "batch_size": 32, "cutmix_alpha": 0.0, "epochs": 8, "lr": 1e-2}
+PARAMS: dict[str, Any] = {"size": "nano", "rank": 4, "batch_size": 32, "cutmix_alpha": 0.0, "epochs": 6, "lr": 1e-2}
 
 
 def auroc(**params: Any) -> float:
