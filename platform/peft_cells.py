@@ -253,7 +253,7 @@ def compared(sweep: FinishedSweep, first: Cell, other: Cell) -> Difference | Non
     """
     if sweep.held_out is None:
         return None
-    folders, beta = [sweep.tested_folder(cell.name) for cell in (first, other)], first.config.threshold_beta
+    folders, beta = (sweep.tested_folder(first.name), sweep.tested_folder(other.name)), first.config.threshold_beta
     if sweep.dataset.label_set.task != "binary":
         return sweep.held_out.difference(*folders, "f1", beta)
     seed = spawn_seed(sweep.spec.seed, 0, 3)

@@ -258,7 +258,7 @@ def _leaderboard(record: SweepRecord, metric: str, mode: Mode) -> Table:
 
 def _read_first(columns: Sequence[str]) -> list[str]:
     """Put the parameters before the sizes, which a narrow screen may cut off."""
-    sizes = ("duration_s", "parameters", "onnx_bytes", "latency_ms", "peak_memory_bytes")
+    sizes = ("duration_s", "parameters", "onnx_bytes", "latency_ms", "peak_memory_bytes", "process_peak_bytes")
     return [*(name for name in columns if name not in sizes), *(name for name in columns if name in sizes)]
 
 
