@@ -43,6 +43,8 @@ Write = Callable[..., Path]
 
 @pytest.fixture(autouse=True)
 def _counting(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [*DATA_STEPS]:
+        monkeypatch.delitem(DATA_STEPS, name)
     monkeypatch.setitem(DATA_STEPS, "counting", COUNTING)
 
 
