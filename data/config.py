@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any, Final
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from data.folds import rotated_roles
 from data.preprocessing import Steps
 from data.synthetic import SyntheticConfig
+
+KEEPS_UNLABELLED: Final = frozenset({"hubert_ecg"})  # presets whose system trains on records without any label
 
 
 class FoldsConfig(BaseModel):
@@ -65,10 +68,15 @@ class DataConfig(BaseModel):
     )
     labels: str | None = Field(
         None,
-        description="label set, in the store's or the PTB-XL benchmark's spelling; may be left out where there is one",
+        description="label set, in the store's or the PTB-XL benchmark's spelling; may be left out where there is one; "
+        "none: pretraining, which takes every record and looks at no label",
     )
     preprocess: Steps = Field((), description="steps in order, each a mapping of its name to its parameters")
-    drop_unlabelled: bool = Field(True, description="leave out records without any label in the label set")
+    drop_unlabelled: bool = Field(
+        True,
+        description="leave out records without any label in the label set; with the preset hubert_ecg they are kept "
+        "unless this says otherwise, as HuBERT-ECG does",
+    )
     skip_bad_records: bool = Field(False, description="go on without the records of corrupt shards, and report them")
     folds: FoldsConfig | None = Field(None, description="folds by role, instead of the store's own")
     k_fold: KFoldConfig | None = Field(
@@ -96,6 +104,14 @@ class DataConfig(BaseModel):
         "available object store",
         json_schema_extra={"unit": "bytes"},
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _let_preset_decide(cls, values: Any) -> Any:
+        """Keep unlabelled records where the preset's system does."""
+        steps = values.get("preprocess") if isinstance(values, Mapping) else None
+        presets = {step.get("preset") for step in steps or () if isinstance(step, Mapping)}
+        return {"drop_unlabelled": False, **values} if presets & KEEPS_UNLABELLED else values
 
     @model_validator(mode="after")
     def _check_k_fold(self) -> DataConfig:

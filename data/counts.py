@@ -22,6 +22,8 @@ def labelled_mask(labels_NK: NDArray[np.float32], label_set: LabelSet) -> NDArra
 
 def label_counts(labels_NK: NDArray[np.float32], label_set: LabelSet) -> tuple[int, ...]:
     """Return the number of records of each label; of a regression, the number of known values of each target."""
+    if label_set.task == "unlabelled":
+        return ()
     if label_set.task == "multiclass":
         known = labels_NK[np.isfinite(labels_NK)].astype(np.int64)
         return tuple(int(n) for n in np.bincount(known, minlength=label_set.n_outputs))

@@ -9,7 +9,8 @@ from typing import Literal, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-Task = Literal["binary", "multilabel", "multiclass", "regression"]
+Task = Literal["binary", "multilabel", "multiclass", "regression", "unlabelled"]
+"""unlabelled: `data.labels: none`, for pretraining; the others are learned from labels."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class Signal:
 @dataclass(frozen=True)
 class LabelSet:
     """The columns of `labels_NK`: 0/1 for binary (K = 1) and multilabel, class index for multiclass
-    (one column), real values in `units` for regression (NaN where missing)."""
+    (one column), real values in `units` for regression (NaN where missing), none at all for unlabelled."""
 
     name: str
     task: Task
@@ -36,6 +37,9 @@ class LabelSet:
     @property
     def n_outputs(self) -> int:
         return len(self.names)
+
+
+NO_LABELS = LabelSet("none", "unlabelled", ())
 
 
 class Batch(NamedTuple):

@@ -113,7 +113,10 @@ def stratified_subset(
 
 
 def strata(labels_NK: NDArray[np.floating], label_set: LabelSet) -> NDArray[np.float32]:
-    """Return 0/1 columns to stratify by: labels, classes one column each, or quarters of a regression target."""
+    """Return 0/1 columns to stratify by: labels, classes one column each, or quarters of a regression target;
+    one column of ones where there are no labels."""
+    if label_set.task == "unlabelled":
+        return np.ones((len(labels_NK), 1), np.float32)
     if label_set.task == "multiclass":
         return np.asarray(labels_NK == np.arange(label_set.n_outputs), np.float32)
     if label_set.task == "binary":

@@ -16,7 +16,7 @@ import numpy as np
 
 from data.config import DataConfig, FoldsConfig
 from data.counts import add_labels, label_counts
-from data.dataset import Dataset, LabelSet, Signal, Split
+from data.dataset import NO_LABELS, Dataset, LabelSet, Signal, Split
 from data.ingest import Progress, ingest
 from data.memory import MemorySplit
 from data.preprocessing import is_global, output_lengths, output_signal
@@ -134,7 +134,7 @@ def read_dataset(config: DataConfig, roles: Sequence[Role] = ("train", "val")) -
         CorruptShard: a shard is damaged, and `skip_bad_records` is not set.
     """
     plan = build_plan(config)
-    checked = check_shards(config, plan, (_shard_error(plan, index) for index in range(len(plan.shards))))
+    checked = check_shards(config, plan, (shard_error(plan, index) for index in range(len(plan.shards))))
     selections = {role: select_role(plan, checked, role) for role in roles}
     # A global z-score needs the training records, asked for or not.
     needed = {**selections, "train": select_role(plan, checked, "train")} if is_global(plan.steps) else selections
@@ -214,7 +214,8 @@ def select_role(plan: Plan, checked: CheckedTables, role: str) -> Selection:
     return selection
 
 
-def _shard_error(plan: Plan, index: int) -> str:
+def shard_error(plan: Plan, index: int) -> str:
+    """Say what is wrong with a shard's file; empty: nothing."""
     try:
         verify_shard(plan.store, plan.shards[index])
     except CorruptShard as error:
@@ -277,9 +278,14 @@ def _check_source(config: DataConfig, manifest: Manifest) -> None:
 
 
 def _find_label_set(config: DataConfig, label_sets: Mapping[str, LabelSet]) -> LabelSet:
+    if config.labels == NO_LABELS.name:
+        return NO_LABELS
     names = ", ".join(label_sets)
     if not label_sets:
-        raise ValueError(f"{config.store} has no labels, so nothing can be learned from it; ingest it with --labels")
+        raise ValueError(
+            f"{config.store} has no labels, so nothing can be learned from it; ingest it with --labels, or pretrain on "
+            "it with data.labels: none"
+        )
     if config.labels is None:
         if len(label_sets) > 1:
             raise ValueError(f"{config.store} has several label sets; name one in data.labels: {names}")
@@ -295,6 +301,8 @@ def _find_label_set(config: DataConfig, label_sets: Mapping[str, LabelSet]) -> L
 
 def _count(config: DataConfig, manifest: Manifest, label_set: LabelSet, folds: Sequence[int]) -> RoleCounts:
     counts = manifest.counts
+    if label_set.task == "unlabelled":
+        return RoleCounts(sum(counts.records.get(fold, 0) for fold in folds), ())
     records = counts.labelled[label_set.name] if config.drop_unlabelled else counts.records
     labels = counts.labels[label_set.name]
     return RoleCounts(
@@ -331,6 +339,8 @@ def _check_counts(
 
 
 def _label_problem(label_set: LabelSet, train: RoleCounts) -> str:
+    if label_set.task == "unlabelled":
+        return ""
     if not any(train.labels):
         return "no known values" if label_set.task == "regression" else "no positives"
     if label_set.task == "binary" and train.labels[0] == train.n_records:

@@ -90,7 +90,7 @@ def refold(
         ValueError: there are fewer patients than folds.
     """
     indices = sorted(tables)
-    labels_NK = np.concatenate([tables[index].labels[label_set.name] for index in indices])
+    labels_NK = np.concatenate([labels_in(tables[index], label_set) for index in indices])
     patient_ids = np.concatenate([tables[index].patient_ids for index in indices])
     folds_N = stratified_folds(strata(labels_NK, label_set), patient_ids, seed, n_folds)
     bounds = np.cumsum([len(tables[index].folds) for index in indices])[:-1]
@@ -119,10 +119,17 @@ def decode(plan: Plan, shard: int, row_R: NDArray[np.int64], length_R: NDArray[n
     return preprocess(ecg_NLT, plan.steps, plan.stored_signal, length_R)
 
 
+def labels_in(table: RecordTable, label_set: LabelSet) -> NDArray[np.float32]:
+    """Return the labels_NK of a label set; no columns without labels."""
+    if label_set.task == "unlabelled":
+        return np.empty((len(table.record_ids), 0), np.float32)
+    return table.labels[label_set.name]
+
+
 def _select_from(plan: Plan, index: int, table: RecordTable, role: str) -> Selection:
-    labels_NK = table.labels[plan.label_set.name]
+    labels_NK = labels_in(table, plan.label_set)
     mask = np.isin(table.folds, plan.folds[role])
-    if plan.drop_unlabelled:
+    if plan.drop_unlabelled and plan.label_set.task != "unlabelled":
         mask &= labelled_mask(labels_NK, plan.label_set)
     rows = np.flatnonzero(mask)
     return Selection(

@@ -45,7 +45,7 @@ class StreamedSplit:
         self._length_N = output_lengths(plan.steps, plan.stored_signal, selection.length_N)
         signal = plan.stored_signal
         size = max(1, PIECE_BYTES // (len(signal.lead_names) * signal.n_timesteps * 4))
-        self._pieces = cut_pieces(selection.shard_N, size)
+        self._pieces = cut_pieces(selection.shard_N, selection.row_N, size)
 
     @property
     def n_records(self) -> int:
@@ -145,11 +145,15 @@ class _Window:
         return len(place_B)
 
 
-def cut_pieces(shard_N: NDArray[np.int64], size: int) -> NDArray[np.int64]:
-    """Return the bounds of pieces of at most `size` consecutive positions, none of which spans two shards."""
-    shard_bounds = [0, *(np.flatnonzero(np.diff(shard_N)) + 1).tolist(), len(shard_N)]
-    starts = [start for first, last in pairwise(shard_bounds) for start in range(first, last, size)]
-    return np.array([*starts, len(shard_N)], np.int64)
+def cut_pieces(shard_N: NDArray[np.int64], row_N: NDArray[np.int64], size: int) -> NDArray[np.int64]:
+    """Return the bounds of pieces of consecutive positions, each within `size` rows of one shard.
+
+    A piece is read from its first to its last row, so it is bounded by the rows and not by the records in it: of a
+    store of which a tenth is selected, pieces have a tenth of the records.
+    """
+    block_N = row_N // size
+    is_first_N = np.r_[True, (np.diff(shard_N) != 0) | (np.diff(block_N) != 0)][: len(shard_N)]
+    return np.append(np.flatnonzero(is_first_N), len(shard_N))
 
 
 def epoch_order(pieces: NDArray[np.int64], shuffle_seed: int | None) -> EpochOrder:

@@ -108,7 +108,7 @@ class SyntheticReader:
             label_sets={label_set.name: label_set for label_set in self._task.label_sets},
             folds=_FOLDS,
             patients_known=True,
-            notes=("synthetic",),
+            notes=("the records are synthetic",),
         )
 
     def chunks(self) -> Sequence[BlockRange]:

@@ -21,7 +21,7 @@ from data.dataset import LabelSet
 from data.snomed import scoring_weights
 from platform.finished_sweep import Findings, FinishedSweep
 from platform.held_out import PREDICTIONS_FILE
-from platform.report import PlainTable
+from platform.page import Cell, Table
 from platform.trained_model import BEST_FOLDER
 from trainables.checkpoint import write_whole
 from trainables.multilabel_scores import (
@@ -168,10 +168,10 @@ def _lines(test: HeldOutScores, file: str) -> list[str]:
     return [f"test at validation's thresholds: {shown} ({file})"]
 
 
-def _table(test: HeldOutScores) -> PlainTable:
+def _table(test: HeldOutScores) -> Table:
     caption = (
         "the best trial at thresholds fitted on validation; F-beta and G-beta with beta 2, means over the labels that "
         "some but not all test records have"
     )
-    rows = [(name, f"{value:.4f}") for name, value in test.macro().items()]
-    return PlainTable("Test scores of AdaGrad-Fusion", caption, ("score", "test"), rows)
+    rows = [[Cell(name), Cell(f"{value:.4f}", value)] for name, value in test.macro().items()]
+    return Table("Test scores of AdaGrad-Fusion", caption, ("score", "test"), rows)

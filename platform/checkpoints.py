@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from platform.journal import ENDED, Event, SweepRecord, TrialRecord
+from platform.pareto import Axes, front_of
 from platform.study_db import Objectives
 from platform.sweep_folder import size_bytes
 from trainables.tune_trial import BEST_FILE
@@ -23,6 +24,7 @@ class CheckpointKeeper:
         trials: the trials' folders are in it.
         disk_bytes: most bytes that the sweep's folder may take; the best trial's checkpoint stays in any case.
         cell: a trial's params -> its cell of the method's own table; the best of every cell stays in any case too.
+        axes: the models that none dominates in these stay where the disk allows it: one of them is chosen in the end.
     """
 
     def __init__(
@@ -33,9 +35,10 @@ class CheckpointKeeper:
         objectives: Objectives,
         disk_bytes: float | None,
         cell: Callable[[Mapping[str, Any]], str] | None = None,
+        axes: Axes = (),
     ) -> None:
         self._folder, self._trials, self._record, self._objectives = folder, trials, record, objectives
-        self._disk_bytes, self._cell = disk_bytes, cell
+        self._disk_bytes, self._cell, self._axes = disk_bytes, cell, axes
         self._largest = 0  # bytes of the largest trial seen: what the next one may need
         self._prune()  # a kill may have come between a trial's end and this
 
@@ -89,11 +92,12 @@ class CheckpointKeeper:
                     path.unlink(missing_ok=True)
 
     def _kept(self) -> list[str]:
-        """Return the ended trials whose checkpoints stay: those that are needed, then the others, best first."""
+        """Return the ended trials whose checkpoints stay: those that are needed, the front, the others, best first."""
         ranked: Sequence[TrialRecord] = rank(self._record, self._objectives)
         # A front may hold any trial that is good at the second objective, so several objectives keep all.
         n_kept = KEPT_TRIALS if len(self._objectives) == 1 else len(ranked)
-        return [*dict.fromkeys([*self._needed(), *(trial.trial for trial in ranked[:n_kept])])]
+        front = front_of(ranked, self._axes, self._objectives)
+        return [*dict.fromkeys([*self._needed(), *(trial.trial for trial in [*front, *ranked[:n_kept]])])]
 
     def _needed(self) -> list[str]:
         """Return the trials that the sweep's end evaluates: the best, and the best of every cell."""
@@ -103,21 +107,22 @@ class CheckpointKeeper:
 
 
 def rank(record: SweepRecord, objectives: Objectives) -> list[TrialRecord]:
-    """Return the COMPLETED and STOPPED trials that keep the constraints, best first by the first objective."""
+    """Return the COMPLETED and STOPPED trials that keep the constraints, best first by the first objective.
+
+    Of equal ones the smaller ONNX file is first.
+    """
     metric, mode = objectives[0]
     sign = 1.0 if mode == "max" else -1.0
     feasible = [
-        trial
-        for trial in record.trials.values()
-        if trial.state in ("COMPLETED", "STOPPED") and all(excess <= 0 for excess in trial.constraints.values())
+        trial for trial in record.trials.values() if trial.state in ("COMPLETED", "STOPPED") and trial.is_feasible
     ]
 
-    def score(trial: TrialRecord) -> float:
+    def place(trial: TrialRecord) -> tuple[float, float]:
         best = trial.best(metric, maximise=mode == "max")
         assert best is not None, "a trial without a report is FAILED"
-        return sign * best
+        return -sign * best, trial.static.get("onnx_bytes", 0.0)
 
-    return sorted(feasible, key=score, reverse=True)
+    return sorted(feasible, key=place)
 
 
 def best_of_cells(ranked: Sequence[TrialRecord], cell: Callable[[Mapping[str, Any]], str]) -> dict[str, TrialRecord]:

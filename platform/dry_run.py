@@ -89,6 +89,10 @@ def _budget_lines(spec: Spec) -> Iterator[str]:
     static = [constraint.text for constraint in spec.parsed_constraints if constraint.quantity in STATIC_QUANTITIES]
     if static:
         yield f"proposals that break {', '.join(static)} cost no epoch: they never become trials"
+    if search.avoid is not None:
+        yield f"proposals keep {search.avoid.text} ({search.avoid.unless}); those that do not cost no epoch"
+    if spec.stop_when:
+        yield f"ends when one trial meets {', '.join(target.text for target in spec.stopping_targets)}"
 
 
 def _data_lines(spec: Spec) -> Iterator[str]:

@@ -14,8 +14,8 @@ from platform.ensemble_card import ENSEMBLE_FOLDER, ONNX_FILE, EnsembleCard, rea
 from platform.ensemble_result import EnsembleResult
 from platform.held_out import PREDICTIONS_FILE, HeldOut
 from platform.journal import SweepRecord, TrialRecord
-from platform.report import TestResult
 from platform.spec_sections import EnsembleSpec, Objective
+from platform.test_result import TestResult
 from platform.trained_model import BEST_FOLDER, CARD_NAME, TRIALS_FOLDER, TrainedModel, read_trained_model
 from trainables.checkpoint import write_whole
 from trainables.ensemble import Selection, mean_prediction, select_members

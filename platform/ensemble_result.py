@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from platform.ensemble_card import EnsembleCard
-from platform.report import PlainTable, TestResult
+from platform.page import Cell, Table
+from platform.test_result import TestResult
 from platform.units import format_bytes
 from trainables.paired_bootstrap import Difference
 
@@ -47,7 +48,7 @@ class EnsembleResult:
             return [*lines, f"  not exported: {TOO_LARGE}"]
         return [*lines, f"  ONNX against PyTorch at batches 1 and 5: largest difference {card.onnx_difference:.1e}"]
 
-    def table(self) -> PlainTable:
+    def table(self) -> Table:
         """Return the section of the report."""
         card = self.card
         members = ", ".join(f"{trial} {weight:.3f}" for trial, weight in card.weights.items())
@@ -57,7 +58,8 @@ class EnsembleResult:
         )
         val = self._row(card.metric, card.best_val, card.val[self.name])
         rows = (val, *self._test_rows(), *self._cost_rows())
-        return PlainTable("Ensemble", caption, ("", "best trial", "ensemble", "difference"), rows)
+        cells = [[Cell(text) for text in row] for row in rows]
+        return Table("Ensemble", caption, ("", "best trial", "ensemble", "difference"), cells)
 
     def _test_rows(self) -> Iterator[tuple[str, ...]]:
         if self.best is None or self.test is None:

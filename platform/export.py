@@ -1,4 +1,6 @@
-"""Export a trained model: `python -m platform.export RUN [--trial ID] --format onnx|safetensors [--int8] --out FILE`.
+"""Export a trained model.
+
+    python -m platform.export RUN [--trial ID] --format onnx|safetensors|edge [--int8] --out OUT
 
 onnx: one file that takes mV and answers with probabilities (regression: values in units). Normalisation, lead
 selection, cropping, the model's windows and their pooling are inside. Filters and resampling are not: where the run has
@@ -8,6 +10,10 @@ preprocessing and PyTorch.
 
 --int8 quantises it with onnxruntime (static, QDQ), calibrated on records of the run's training folds; prints what that
 costs on validation. Needs the run's store; --store says where it is now.
+
+edge: a folder with the files for a small device: the network alone, which takes one preprocessed window at a time and
+answers with logits, in float32 and in int8 (static, QDQ and QOperator). Each is tried on the validation folds, and the
+smallest is named. Needs the run's store, as --int8 does.
 
 safetensors: the weights, with the model's card (`best/config.json`) in the header under `card`.
 
@@ -22,21 +28,25 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from data.loading import Role, build_plan, check_shards, select_role
+from data.loading import Role, build_plan, check_shards, load, select_role
 from data.preprocessing import Step
 from data.streaming import StreamedSplit
 from platform.command_line import BAD_INPUT, INTERRUPTED, OneLineParser, one_line
+from platform.edge_table import edge_lines
 from platform.exported_model import export_trained
 from platform.trained_model import TrainedModel, read_trained_model
-from trainables.checkpoint import save_weights, write_whole
+from trainables.checkpoint import load_weights, save_weights, write_whole
 from trainables.deployed_model import cut_chain
 from trainables.deployed_onnx import DeployedOnnx, Difference
+from trainables.edge_files import write_edge_files
 from trainables.metrics import score
 from trainables.quantisation import quantise
+from trainables.windows import window_signal
 
 N_CALIBRATION = 256  # records of the training folds
 BATCH = 32
@@ -63,11 +73,13 @@ def export_command(options: argparse.Namespace) -> str:
     Raises:
         ValueError, OSError: bad input; nothing is written.
     """
-    if not options.out.absolute().parent.is_dir() or options.out.is_dir():
-        raise ValueError(f"--out {options.out}: name a file in a folder that is there")
-    if options.format == "safetensors" and options.int8:
-        raise ValueError("--int8 is for --format onnx: safetensors holds the weights as they were trained")
+    _check_place(options)
+    if options.format != "onnx" and options.int8:
+        why = "safetensors holds the weights as they were trained" if options.format == "safetensors" else "edge has it"
+        raise ValueError(f"--int8 is for --format onnx: {why}")
     trained = read_trained_model(options.run, options.trial)
+    if options.format == "edge":
+        return _export_edge(trained, options.store, options.out)
     if options.format == "safetensors":
         return _export_safetensors(trained, options.out)
     with tempfile.TemporaryDirectory() as name:
@@ -80,6 +92,31 @@ def export_command(options: argparse.Namespace) -> str:
             lines += Quantisation(trained, options.store, exact).write(file)
         write_whole(options.out, lambda path: shutil.copyfile(file, path))
     return "\n".join([f"{options.out}: {options.out.stat().st_size:,} bytes", *lines])
+
+
+def _check_place(options: argparse.Namespace) -> None:
+    out: Path = options.out
+    if options.format == "edge":
+        if not out.absolute().parent.is_dir() or (out.exists() and (not out.is_dir() or any(out.iterdir()))):
+            raise ValueError(f"--out {out}: edge writes a folder; name a new or an empty one in a folder that is there")
+    elif not out.absolute().parent.is_dir() or out.is_dir():
+        raise ValueError(f"--out {out}: name a file in a folder that is there")
+
+
+def _export_edge(trained: TrainedModel, store: Path | None, folder: Path) -> str:
+    card = trained.card
+    place = {} if store is None else {"store": str(store)}
+    config = card.data.config.model_copy(update={**place, "fingerprint": card.data.fingerprint})
+    dataset = load(config)
+    with tempfile.TemporaryDirectory() as name:
+        files = write_edge_files(trained.model, trained.config, dataset, card.thresholds_K, Path(name))
+        lines = list(edge_lines(files))
+        folder.mkdir(exist_ok=True)
+        for file in files:
+            write_whole(folder / file.path.name, partial(shutil.copyfile, file.path))
+    signal = window_signal(trained.config, card.data.signal)
+    takes = f"ecg (1, {len(signal.lead_names)}, {signal.n_timesteps}), preprocessed; answers: logits of one record"
+    return "\n".join([f"{folder}: {len(files)} files of {card.trial}; input: {takes}", *lines])
 
 
 class Quantisation:
@@ -131,7 +168,7 @@ class Quantisation:
 
 
 def _export_safetensors(trained: TrainedModel, path: Path) -> str:
-    save_weights(path, trained.model.state_dict(), {"card": trained.card.model_dump_json()})
+    save_weights(path, load_weights(trained.weights), {"card": trained.card.model_dump_json()})
     n_parameters = sum(parameter.numel() for parameter in trained.model.parameters())
     return (
         f"{path}: {path.stat().st_size:,} bytes, {n_parameters:,} parameters of {trained.card.trial}; "
@@ -175,10 +212,12 @@ def _parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("run", type=Path, metavar="RUN", help="runs/NAME, its best/, or runs/NAME/trials/ID")
     parser.add_argument("--trial", metavar="ID", help="a trial of the sweep whose checkpoint is left, e.g. t0007")
-    parser.add_argument("--format", choices=("onnx", "safetensors"), required=True, help="what to write")
+    parser.add_argument("--format", choices=("onnx", "safetensors", "edge"), required=True, help="what to write")
     parser.add_argument("--int8", action="store_true", help="onnx: quantise to int8")
-    parser.add_argument("--store", type=Path, help="--int8: the run's store, where it was moved")
-    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="file to write; one that is there goes")
+    parser.add_argument("--store", type=Path, help="--int8, edge: the run's store, where it was moved")
+    parser.add_argument(
+        "--out", type=Path, required=True, metavar="OUT", help="file to write; one that is there goes; edge: folder"
+    )
     return parser.parse_args(arguments)
 
 

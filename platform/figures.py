@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,8 @@ from optuna.distributions import CategoricalDistribution, json_to_distribution
 from sklearn.metrics import roc_auc_score, roc_curve
 
 from platform.journal import SweepRecord, TrialRecord
-from platform.leaderboard import Mode, best_epoch, pareto_front
+from platform.leaderboard import best_epoch
+from platform.quantities import Mode
 
 Objectives = Sequence[tuple[str, Mode]]
 
@@ -33,11 +34,6 @@ def best_value(trial: TrialRecord, metric: str, mode: Mode) -> float | None:
     """Return the trial's best value of `metric`, or None if it never reported it."""
     epoch = best_epoch(trial, metric, mode)
     return None if epoch is None else trial.reports[epoch][metric]
-
-
-def is_feasible(trial: TrialRecord) -> bool:
-    """Whether the trial keeps every constraint."""
-    return all(excess <= 0 for excess in trial.constraints.values())
 
 
 def history(record: SweepRecord, metric: str, mode: Mode) -> go.Figure:
@@ -69,7 +65,7 @@ def _incumbents(record: SweepRecord, metric: str, mode: Mode) -> tuple[list[int]
     better = max if mode == "max" else min
     for trial in record.trials.values():
         value = best_value(trial, metric, mode)
-        if value is None or trial.state == "FAILED" or not is_feasible(trial):
+        if value is None or trial.state == "FAILED" or not trial.is_feasible:
             continue
         numbers.append(trial.number)
         values.append(better(value, values[-1]) if values else value)
@@ -239,27 +235,6 @@ def predictions(targets_NK: NDArray[Any], predictions_NK: NDArray[Any], names: S
     ends = [float(targets_NK.min()), float(targets_NK.max())]
     figure.add_scatter(x=ends, y=ends, mode="lines", line={"color": MUTED, "width": 1}, showlegend=False)
     return styled(figure, "true", "predicted", height=460)
-
-
-def front(trials: Iterable[TrialRecord], values_NM: NDArray[np.float64], objectives: Objectives) -> go.Figure:
-    """Draw COMPLETED trials in the plane of the first two objectives; the front is that of all objectives."""
-    on_front = pareto_front(values_NM, [mode for _, mode in objectives])
-    ids = np.array([trial.trial for trial in trials])
-    figure = go.Figure()
-    for name, mask, colour, size in (("dominated", ~on_front, "#b4bfcb", 7), ("front", on_front, BEST, 10)):
-        order = np.argsort(values_NM[mask, 0])
-        figure.add_scatter(
-            x=values_NM[mask, 0][order],
-            y=values_NM[mask, 1][order],
-            mode="markers+lines" if name == "front" and len(objectives) == 2 else "markers",
-            marker={"color": colour, "size": size, "line": {"width": 0.5, "color": "white"}},
-            line={"color": BEST, "width": 1.2, "dash": "dot"},
-            name=name,
-            text=ids[mask][order],
-            hovertemplate="%{text}: %{x:.4g}, %{y:.4g}<extra></extra>",
-        )
-    x_title, y_title = (f"{metric} ({mode})" for metric, mode in objectives[:2])
-    return styled(figure, x_title, y_title, height=430)
 
 
 def styled(figure: go.Figure, x_title: str, y_title: str, height: int) -> go.Figure:

@@ -12,9 +12,10 @@ from typing import Any
 from data.loading import Description, SharedDataset
 from platform.held_out import PREDICTIONS_FILE, HeldOut
 from platform.journal import SweepRecord, TrialRecord
-from platform.report import PlainTable, TestResult
+from platform.page import Table
 from platform.spec import Spec
 from platform.sweep_folder import RESULT_FOLDER
+from platform.test_result import TestResult
 from platform.trained_model import BEST_FOLDER, read_trained_model
 from trainables.evaluation import evaluate
 
@@ -30,7 +31,7 @@ class Findings:
     """
 
     lines: Sequence[str] = ()
-    tables: Sequence[PlainTable] = ()
+    tables: Sequence[Table] = ()
     notes: Sequence[str] = ()
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from data.dataset import LabelSet, Split
 from platform.journal import Event, Journal, SweepRecord
-from platform.report import TestResult
+from platform.test_result import TestResult
 from trainables.bootstrap import Floats, bootstrap_intervals, resample
 from trainables.evaluation import Evaluation
 from trainables.metrics import score
@@ -36,7 +36,8 @@ class HeldOut:
         self._record, self._journal = record, journal
 
     @cached_property
-    def _split(self) -> Split:
+    def split(self) -> Split:
+        """The records; to read them is no look, to test a model on them is."""
         return self._read()
 
     def test(self, evaluate: Callable[[Split], Evaluation], beta: float, folder: Path) -> dict[str, Any]:
@@ -45,7 +46,7 @@ class HeldOut:
         Args:
             beta: of f_beta.
         """
-        split = self._split
+        split = self.split
         result = evaluate(split)
         intervals = bootstrap_intervals(result, self._label_set, beta, split.patient_ids, self._seed)
         temporary = folder / f"new-{PREDICTIONS_FILE}"

@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from trainables.degeneracy import eligible_epochs, is_degenerate_report
+
 FILE_NAME = "journal.jsonl"
 
 EventKind = Literal[
@@ -24,9 +26,11 @@ EventKind = Literal[
     "infeasible",  # a proposal that breaks a constraint known before training; never became a trial
     "started",  # a trial's training began or went on (`attempt` counts from 1)
     "reported",  # a trial's metrics after an epoch, its checkpoint saved
-    "ended",  # a trial ended, once: COMPLETED, STOPPED or FAILED
+    "ended",  # a trial ended, once: COMPLETED, FAILED, or STOPPED with a `reason`: scheduler, budget or target
+    "avoided",  # values that `search.avoid` was told to keep away from, beside those that failed here
+    "measured",  # what was measured of a trial's model after the search, and by how much that breaks constraints
     "tested",  # a look at a test fold: `metrics` of the best trial, or `ensemble`, `finding` or `evaluated`
-    "closed",  # the sweep's process ended in order: `reason` is done, interrupted or budget
+    "closed",  # the sweep's process ended in order: `reason` is done, target (`stop_when` was met) or interrupted
 ]
 
 TrialState = Literal["PROPOSED", "RUNNING", "COMPLETED", "STOPPED", "FAILED"]
@@ -109,7 +113,7 @@ class TrialRecord:
     params: dict[str, Any]  # the resolved configuration, flat dotted keys
     sampled: dict[str, Any]  # the part of it that the sampler chose
     distributions: dict[str, str]  # Optuna's JSON for each sampled parameter
-    static: dict[str, float]  # quantities known before training: parameters, onnx_bytes
+    static: dict[str, float]  # quantities known before training: onnx_bytes and others
     system_attrs: dict[str, Any]
     proposed_s: float
     state: TrialState = "PROPOSED"
@@ -121,8 +125,22 @@ class TrialRecord:
     report_times_s: dict[int, float] = field(default_factory=dict)
     constraints: dict[str, float] = field(default_factory=dict)  # rule -> excess, feasible where <= 0
     error: str = ""  # the traceback of a FAILED trial
+    stopped_by: str = ""  # what ended a STOPPED trial: scheduler, budget or target
+    measured: dict[str, float] = field(default_factory=dict)  # after the search
+    measured_constraints: dict[str, float] = field(default_factory=dict)  # as `constraints`, on what was measured
     repeat_of: str = ""  # a repeat: of which trial
     seed: int | None = None  # a repeat's own
+
+    @property
+    def is_feasible(self) -> bool:
+        """Whether it keeps every constraint that is known of it, and has learnt something."""
+        kept = all(excess <= 0 for excess in (*self.constraints.values(), *self.measured_constraints.values()))
+        return kept and not self.is_degenerate
+
+    @property
+    def is_degenerate(self) -> bool:
+        """Whether every epoch left a degenerate classifier."""
+        return bool(self.reports) and all(map(is_degenerate_report, self.reports.values()))
 
     @property
     def epochs(self) -> int:
@@ -136,7 +154,8 @@ class TrialRecord:
 
     def best(self, metric: str, maximise: bool) -> float | None:
         """The best value of `metric` over the trial's epochs, or None if it never reported it."""
-        values = [report[metric] for report in self.reports.values() if metric in report]
+        eligible = [self.reports[epoch] for epoch in eligible_epochs(self.reports)]
+        values = [report[metric] for report in eligible if metric in report]
         return (max(values) if maximise else min(values)) if values else None
 
     @property
@@ -169,6 +188,7 @@ class SweepRecord:
     trials: dict[str, TrialRecord] = field(default_factory=dict)
     repeats: dict[str, TrialRecord] = field(default_factory=dict)  # no part of the search: they are not ranked
     infeasible: list[Event] = field(default_factory=list)
+    avoided: list[Event] = field(default_factory=list)
     tested: list[Event] = field(default_factory=list)
     closed: list[Event] = field(default_factory=list)
     sessions: list[tuple[float, float]] = field(default_factory=list)  # (opened, last event) of each process
@@ -236,11 +256,23 @@ class SweepRecord:
             trial = self.run(event.trial)
             trial.state, trial.ended_s = body["state"], event.time_s
             trial.constraints, trial.error = body.get("constraints", {}), body.get("error", "")
+            trial.stopped_by = body.get("reason", "")
             trial.heard(event.time_s)
+        elif event.kind == "measured":
+            trial = self.trials[event.trial]
+            trial.measured |= body["quantities"]
+            trial.measured_constraints |= body["constraints"]
         else:
-            {"opened": self.opened, "infeasible": self.infeasible, "tested": self.tested, "closed": self.closed}[
-                event.kind
-            ].append(event)
+            self._kept_whole(event.kind).append(event)
+
+    def _kept_whole(self, kind: EventKind) -> list[Event]:
+        return {
+            "opened": self.opened,
+            "infeasible": self.infeasible,
+            "avoided": self.avoided,
+            "tested": self.tested,
+            "closed": self.closed,
+        }[kind]
 
 
 def replay(events: Iterable[Event]) -> SweepRecord:

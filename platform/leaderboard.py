@@ -5,17 +5,18 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from platform.journal import SweepRecord, TrialRecord
+from platform.quantities import LATENCY, Mode
 from platform.spread import Spread
+from trainables.degeneracy import eligible_epochs
 from trainables.fold_metrics import split_by_fold
 
-Mode = Literal["max", "min"]
 RANKED = ("COMPLETED", "STOPPED")
 _ORDER = {"COMPLETED": 0, "STOPPED": 0, "RUNNING": 1, "PROPOSED": 2, "FAILED": 3}
 _SIZES = ("parameters", "onnx_bytes", "peak_memory_bytes", "process_peak_bytes")
@@ -26,20 +27,20 @@ def leaderboard(record: SweepRecord, metric: str, mode: Mode) -> pd.DataFrame:
     """Rank the trials of a sweep by their best value of `metric`.
 
     COMPLETED and STOPPED trials have a rank, those that keep every constraint before those that do not;
-    live and failed ones follow without a rank. Equal values keep the order of proposal.
+    live and failed ones follow without a rank. Of equal values the smaller ONNX file is first.
 
     Returns:
         one row a trial: rank, trial, state, feasible, `metric`, best_epoch, epochs, duration_s, parameters,
-        onnx_bytes, peak_memory_bytes (tensors'), process_peak_bytes, and a column `params.<key>` for every parameter.
-        Where trials have folds, `metric` is their mean, and `folds.sd`, `folds.low` and `folds.high` its deviation and
-        95 % interval; where there are repeats, `repeats.mean` and so on say the same of theirs, `repeats.test.mean` of
-        their tests.
+        onnx_bytes, latency_ms, peak_memory_bytes (tensors'), process_peak_bytes, and a column `params.<key>` for every
+        parameter. Where trials have folds, `metric` is their mean, and `folds.sd`, `folds.low` and `folds.high` its
+        deviation and 95 % interval; where there are repeats, `repeats.mean` and so on say the same of theirs,
+        `repeats.test.mean` of their tests.
     """
     sign = -1.0 if mode == "max" else 1.0
 
-    def place(row: dict[str, Any]) -> tuple[int, bool, float]:
-        value = row[metric]
-        return _ORDER[row["state"]], not row["feasible"], np.inf if value is None else sign * value
+    def place(row: dict[str, Any]) -> tuple[int, bool, float, int]:
+        value, size = row[metric], row["onnx_bytes"] or 0
+        return _ORDER[row["state"]], not row["feasible"], np.inf if value is None else sign * value, size
 
     rows = sorted((_row(record, trial, metric, mode) for trial in record.trials.values()), key=place)
     ranked = [row for row in rows if row["state"] in RANKED and row[metric] is not None]
@@ -83,7 +84,7 @@ def pareto_front(values_NM: NDArray[np.float64], directions: Sequence[Mode]) -> 
 
 def best_epoch(trial: TrialRecord, metric: str, mode: Mode) -> int | None:
     """Return the first epoch with the trial's best value of `metric`, or None if it never reported it."""
-    epochs = [epoch for epoch in sorted(trial.reports) if metric in trial.reports[epoch]]
+    epochs = [epoch for epoch in eligible_epochs(trial.reports) if metric in trial.reports[epoch]]
     sign = 1.0 if mode == "max" else -1.0
     return max(epochs, key=lambda epoch: sign * trial.reports[epoch][metric], default=None)
 
@@ -92,7 +93,7 @@ def _columns(record: SweepRecord, rows: Sequence[Mapping[str, Any]], metric: str
     head = ["rank", "trial", "state", "feasible", metric, "best_epoch", "epochs", "duration_s"]
     params = dict.fromkeys(f"params.{key}" for trial in record.trials.values() for key in trial.params)
     spreads = dict.fromkeys(key for row in rows for key in row if key.startswith(("folds.", "repeats.")))
-    return [*head, *spreads, *_SIZES, *params]
+    return [*head, *spreads, *_SIZES, LATENCY, *params]
 
 
 def _row(record: SweepRecord, trial: TrialRecord, metric: str, mode: Mode) -> dict[str, Any]:
@@ -103,7 +104,7 @@ def _row(record: SweepRecord, trial: TrialRecord, metric: str, mode: Mode) -> di
         "rank": None,
         "trial": trial.trial,
         "state": trial.state,
-        "feasible": all(excess <= 0 for excess in trial.constraints.values()),
+        "feasible": trial.is_feasible,
         metric: None if epoch is None else trial.reports[epoch][metric],
         "best_epoch": epoch,
         "epochs": trial.epochs,
@@ -111,6 +112,7 @@ def _row(record: SweepRecord, trial: TrialRecord, metric: str, mode: Mode) -> di
         **_spread_cells("folds", fold_values(trial, metric, mode)),
         **_repeat_cells(record, trial, metric, mode),
         **sizes,
+        LATENCY: trial.measured.get(LATENCY),
         **{f"params.{key}": value for key, value in trial.params.items()},
     }
 

@@ -18,7 +18,8 @@ from rich.table import Table
 from rich.text import Text
 
 from platform.journal import ENDED, SweepRecord, TrialRecord, TrialState
-from platform.leaderboard import Mode, best_epoch
+from platform.leaderboard import best_epoch
+from platform.quantities import Mode
 from platform.units import format_bytes, format_duration
 
 REDRAW_S = 0.25
@@ -83,7 +84,7 @@ class Progress:
 
     def _better(self, incumbent: Incumbent | None, trial: TrialRecord) -> Incumbent | None:
         epoch = best_epoch(trial, self.metric, self.mode)
-        if epoch is None or any(excess > 0 for excess in trial.constraints.values()):
+        if epoch is None or not trial.is_feasible:
             return incumbent
         value = trial.reports[epoch][self.metric]
         sign = 1.0 if self.mode == "max" else -1.0

@@ -7,10 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from platform import adagrad_fusion_outcome
+from platform.adagrad_fusion_outcome import conclude as conclude_adagrad_fusion
+from platform.atml_outcome import architecture
+from platform.atml_outcome import conclude as conclude_atml
 from platform.finished_sweep import Findings, FinishedSweep
+from platform.hubert_ecg_outcome import conclude_fine_tuning, conclude_pretraining
+from platform.peft_cells import cell_name
+from platform.peft_outcome import conclude_peft
+from platform.score_folder import write_score_folder
+from platform.trained_model import TrainedModel
 
 
 @dataclass(frozen=True)
@@ -21,12 +29,18 @@ class MethodOutcome:
         conclude: writes the method's own files into the sweep's folder, and returns what to say of them.
         cell: a trial's configuration (dotted keys) -> the cell of a table that it belongs to; the checkpoint of every
             cell's best trial is then kept beside those of the sweep's best. None: the method compares no cells.
+        on_incumbent: told of the sweep's folder and the model of every new best trial while the search goes on.
     """
 
     conclude: Callable[[FinishedSweep], Findings]
     cell: Callable[[Mapping[str, Any]], str] | None = None
+    on_incumbent: Callable[[Path, TrainedModel], object] | None = None
 
 
 METHOD_OUTCOMES: dict[str, MethodOutcome] = {
-    "adagrad_fusion": MethodOutcome(adagrad_fusion_outcome.conclude),
+    "adagrad_fusion": MethodOutcome(conclude_adagrad_fusion),
+    "atml": MethodOutcome(conclude_atml, architecture, write_score_folder),
+    "hubert_ecg": MethodOutcome(conclude_fine_tuning),
+    "hubert_ecg_pretrain": MethodOutcome(conclude_pretraining),
+    "peft": MethodOutcome(conclude_peft, cell_name),
 }

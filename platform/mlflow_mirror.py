@@ -22,7 +22,7 @@ from mlflow.entities import Metric, Param, Run, RunTag
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_SOURCE_NAME
 
 from platform.journal import ENDED, Event, SweepRecord, TrialRecord
-from platform.sweep_folder import RESULT_FOLDER
+from platform.sweep_folder import RESULT_FOLDER, SCORES_FOLDER
 from trainables.fold_metrics import split_by_fold
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -34,6 +34,7 @@ ARTIFACTS = (
     "report.html",
     "best",
     RESULT_FOLDER,
+    SCORES_FOLDER,
 )  # of the sweep's folder, where they are there
 PARENT = ""  # the parent's key beside the trials' ids, as in the journal
 
@@ -287,6 +288,8 @@ def _last_closed(events: Iterable[Event]) -> Event | None:
 def _trial_metrics(trial: TrialRecord, events: Iterable[Event], whole: bool) -> list[Metric]:
     reported = [event.body["epoch"] for event in events if event.kind == "reported"]
     rows = _metrics(trial.static, trial.proposed_s, 0) if whole else []
+    if trial.measured and (whole or any(event.kind == "measured" for event in events)):
+        rows += _metrics(trial.measured, trial.ended_s or trial.proposed_s, 0)
     for epoch in sorted(trial.reports) if whole else reported:
         own, _ = split_by_fold(trial.reports[epoch])
         rows += _metrics(own, trial.report_times_s[epoch], epoch)

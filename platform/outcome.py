@@ -12,22 +12,24 @@ import torch
 from data.dataset import Split
 from data.loading import Description, SharedDataset, materialise
 from platform.checkpoints import rank
+from platform.choice import Choice, choose
 from platform.ensemble import SweepEnsemble, find_candidates
 from platform.ensemble_card import ENSEMBLE_FOLDER
 from platform.ensemble_result import EnsembleResult
 from platform.finished_sweep import Findings, FinishedSweep
 from platform.held_out import PREDICTIONS_FILE, HeldOut
 from platform.journal import Journal, SweepRecord, TrialRecord
-from platform.leaderboard import leaderboard, write_leaderboard
+from platform.leaderboard import RANKED, leaderboard, write_leaderboard
 from platform.method_outcomes import METHOD_OUTCOMES
 from platform.mlflow_model import MLFLOW_FOLDER, save_mlflow_model
 from platform.repeat_result import RepeatResult, RepeatTests
-from platform.report import ReportInput, TestResult, write_report
+from platform.report import ReportInput, write_report
 from platform.spec import Spec
 from platform.study import spawn_seed
 from platform.study_db import Objectives, outcome_values
+from platform.test_result import TestResult
 from platform.trained_model import BEST_FOLDER, CARD_NAME, WEIGHTS_NAME, read_trained_model
-from trainables.checkpoint import save_weights, write_whole
+from trainables.checkpoint import load_weights, save_weights, write_whole
 from trainables.evaluation import evaluate
 from trainables.onnx_export import export_onnx
 from trainables.windows import window_signal
@@ -46,6 +48,8 @@ class Outcome:
     ensemble: EnsembleResult | None = None
     repeats: RepeatResult | None = None
     findings: Findings = field(default_factory=Findings)
+    choice: Choice | None = None
+    n_ended_well: int = 0  # trials, those that break a constraint included
 
     def best_values(self, spec: Spec) -> dict[str, float]:
         """Return the best trial's objectives, and the spread of its repeats, as metrics of the whole sweep; empty where
@@ -60,19 +64,27 @@ class Outcome:
     def text(self, folder: Path, spec: Spec, resume: str) -> str:
         """Return the lines that end a sweep's output."""
         if self.best is None:
-            return f"no trial completed; the tracebacks are in MLflow and in {folder}/report.html"
+            return self._nothing(folder, spec)
         objective = spec.search.objectives[0]
         value = self.best.best(objective.metric, objective.mode == "max")
         lines = [f"best trial {self.best.trial} ({self.best.state}): {objective.metric} {value:.4f}"]
         lines += self._test_lines(objective.metric)
         if self.onnx_difference is not None:
             lines.append(f"ONNX against PyTorch at batches 1 and 5: largest difference {self.onnx_difference:.1e}")
+        if self.choice is not None:
+            lines += self.choice.lines()
         if self.ensemble is not None:
             lines += self.ensemble.lines()
         if self.repeats is not None:
             lines += self.repeats.lines()
         lines += self.findings.lines
         return "\n".join([*lines, *_commands(folder, spec, resume)])
+
+    def _nothing(self, folder: Path, spec: Spec) -> str:
+        if self.n_ended_well:
+            why = f"none of {self.n_ended_well} trials keeps the constraints {spec.constraint_texts}"
+            return f"{why}, or all are degenerate; see {folder}/leaderboard.csv"
+        return f"no trial completed; the tracebacks are in MLflow and in {folder}/report.html"
 
     def _test_lines(self, objective: str) -> list[str]:
         if self.test is None:
@@ -106,22 +118,30 @@ def conclude(
     dataset: SharedDataset,
     study: optuna.Study,
 ) -> Outcome:
-    """Test the best trial, the ensemble and each repeat, once; write `best/`, `ensemble/`, `leaderboard.csv`,
+    """Choose a trial; test it, the ensemble and each repeat, once; write `best/`, `ensemble/`, `leaderboard.csv`,
     `repeats.csv`, `report.html`.
 
     Each of them is a look at the test fold, and counted, as are those of the method's own outcome.
     """
     objectives = [(objective.metric, objective.mode) for objective in spec.search.objectives]
-    ranked = rank(record, objectives)
-    outcome = Outcome(None, None, len(record.tested), None)
-    if ranked:
+    n_ended_well = sum(trial.state in RANKED for trial in record.trials.values())
+    outcome = Outcome(None, None, len(record.tested), None, n_ended_well=n_ended_well)
+    choice = choose(spec, folder, record, journal)
+    if choice is not None:
+        ranked = sorted(rank(record, objectives), key=lambda trial: trial is not choice.chosen)  # the chosen one first
         held_out = _held_out(spec, record, journal, dataset)
-        outcome = _Winner(spec, folder, record, held_out, dataset, ranked[0]).conclude()
+        outcome = _Winner(spec, folder, record, held_out, dataset, choice.chosen).conclude()
         ensemble = _conclude_ensemble(spec, folder, record, held_out, dataset, ranked, outcome.test)
         repeats = _conclude_repeats(spec, folder, record, held_out, dataset, ranked[0], outcome.test)
         sweep = FinishedSweep(spec, folder, record, description, dataset, ranked, held_out, outcome.test, _device(spec))
-        findings = _conclude_method(sweep)
-        outcome = replace(outcome, ensemble=ensemble, repeats=repeats, findings=findings, test_looks=len(record.tested))
+        outcome = replace(
+            outcome,
+            choice=choice,
+            ensemble=ensemble,
+            repeats=repeats,
+            findings=_conclude_method(sweep),
+            test_looks=len(record.tested),
+        )
     metric, mode = objectives[0]
     write_leaderboard(folder / "leaderboard.csv", leaderboard(record, metric, mode))
     write_report(folder / "report.html", _report_input(spec, record, description, study, outcome, objectives))
@@ -129,8 +149,8 @@ def conclude(
 
 
 def _held_out(spec: Spec, record: SweepRecord, journal: Journal, dataset: SharedDataset) -> HeldOut | None:
-    """Return the test fold, which nothing has read yet; None where there is none."""
-    if not dataset.plan.folds.get("test"):
+    """Return the test fold, which nothing has read yet; None where there is none, or nothing to test without labels."""
+    if not dataset.plan.folds.get("test") or dataset.label_set.task == "unlabelled":
         return None
 
     def read() -> Split:
@@ -202,7 +222,7 @@ class _Winner:
         self.folder.mkdir(exist_ok=True)
         test = self._test()
         model, card = self.trained.model, self.trained.card
-        save_weights(self.folder / WEIGHTS_NAME, model.state_dict())
+        save_weights(self.folder / WEIGHTS_NAME, load_weights(self.trained.weights))
         difference = export_onnx(
             model, window_signal(self.trained.config, card.data.signal), self.folder / "model.onnx"
         )
@@ -212,7 +232,8 @@ class _Winner:
             )
         text = card.model_dump_json(indent=2) + "\n"
         write_whole(self.folder / CARD_NAME, lambda path: path.write_text(text, encoding="utf-8"))
-        save_mlflow_model(self.trained, self.folder / MLFLOW_FOLDER)
+        if card.data.label_set.task != "unlabelled":  # an encoder is for fine-tuning, and answers nobody
+            save_mlflow_model(self.trained, self.folder / MLFLOW_FOLDER)
         return Outcome(self.trial, test, len(self.record.tested), difference)
 
     def _test(self) -> TestResult | None:
@@ -262,14 +283,16 @@ def _report_input(
             "store": spec.data.store,
             "fingerprint": manifest.fingerprint,
             "labels": description.label_set.name,
+            "records without a label": "left out" if spec.data.drop_unlabelled else "kept",
             "seed": str(spec.seed),
             "git commit": opened["git_commit"],
             "versions": opened["versions"],
         },
         spec_text=spec.to_yaml(),
         test=outcome.test,
+        choice="" if outcome.best is None else outcome.best.trial,
         tables=[
-            *(result.table() for result in (outcome.repeats, outcome.ensemble) if result is not None),
+            *(result.table() for result in (outcome.choice, outcome.repeats, outcome.ensemble) if result is not None),
             *outcome.findings.tables,
         ],
         notes=[*notes, *outcome.findings.notes],

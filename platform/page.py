@@ -27,33 +27,41 @@ class Card:
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure as HTML."""
+    """A figure as HTML; where there is none the caption says why."""
 
     title: str
     caption: str
-    figure: Markup
+    figure: Markup | None
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A cell of a table: its text, and the number it sorts by; None: by text."""
+    """A cell of a table: its text, the number it sorts by (None: by text), and whether it is a trial's state."""
 
     text: str
     sort: float | None = None
+    state: bool = False
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table that sorts by a click on a column."""
+    """A table that sorts by a click on a column.
+
+    Attributes:
+        anchors: the id of each row, by which a link finds it; empty where none does.
+    """
 
     title: str
     caption: str
     columns: Sequence[str]
     rows: Sequence[Sequence[Cell]]
+    anchors: Sequence[str] = ()
 
 
-def picture(title: str, caption: str, figure: go.Figure) -> Picture:
+def picture(title: str, caption: str, figure: go.Figure | None) -> Picture:
     """Turn a figure into HTML."""
+    if figure is None:
+        return Picture(title, caption, None)
     html = figure.to_html(full_html=False, include_plotlyjs=False, config=PLOTLY_CONFIG, default_width="100%")
     return Picture(title, caption, Markup(html))  # noqa: S704  (plotly escapes <, > and / in its JSON)
 

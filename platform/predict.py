@@ -34,13 +34,9 @@ from data.recording import FileFormat, complete_leads, read_recordings
 from platform.command_line import BAD_INPUT, INTERRUPTED, OneLineParser, one_line
 from platform.predictions import Caller, Prediction, columns, write_predictions
 from platform.trained_model import TrainedModel, read_trained_model
+from platform.trained_onnx import onnx_network
 from trainables.checkpoint import write_whole
-from trainables.onnx_export import export_onnx
-from trainables.onnx_network import OnnxNetwork
 from trainables.predictor import Predictor
-from trainables.windows import window_signal
-
-ONNX_NAME = "model.onnx"
 
 
 @dataclass(frozen=True)
@@ -101,7 +97,7 @@ def predict_command(options: argparse.Namespace) -> None:
 
 def build_predictor(trained: TrainedModel, *, onnx: bool = False) -> Predictor:
     """Return the model ready for records, in PyTorch or, with `onnx`, as its ONNX file in onnxruntime."""
-    network = _onnx_network(trained) if onnx else trained.model
+    network = onnx_network(trained) if onnx else trained.model
     return Predictor(network, trained.config, trained.card.data)
 
 
@@ -178,17 +174,6 @@ def _read(given: Input, predictor: Predictor) -> Iterator[Ecg]:
                     said.add((names, what))
                     print(f"{file}: missing leads {', '.join(names)} are {what}", file=sys.stderr)
             yield Ecg(recording.record_id, ecg_LT)
-
-
-def _onnx_network(trained: TrainedModel) -> OnnxNetwork:
-    """Return the sweep's ONNX file of its best trial; of another trial, one that is made for now."""
-    file = trained.weights.with_name(ONNX_NAME)
-    if file.exists():
-        return OnnxNetwork(file)
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / ONNX_NAME
-        export_onnx(trained.model, window_signal(trained.config, trained.card.data.signal), file)
-        return OnnxNetwork(file)
 
 
 def _check_places(options: argparse.Namespace) -> None:

@@ -13,8 +13,9 @@ import pandas as pd
 from data.dataset import LabelSet
 from platform.held_out import PREDICTIONS_FILE, HeldOut
 from platform.journal import SweepRecord, TrialRecord
-from platform.leaderboard import Mode, best_epoch
-from platform.report import PlainTable
+from platform.leaderboard import best_epoch
+from platform.page import Cell, Table
+from platform.quantities import Mode
 from platform.spread import Spread
 from platform.trained_model import read_trained_model
 from trainables.evaluation import evaluate
@@ -80,7 +81,7 @@ class RepeatResult:
             for part in ("mean", "sd", "low", "high")
         }
 
-    def table(self) -> PlainTable:
+    def table(self) -> Table:
         """Return the section of the report."""
         failed = f"; {self.n_failed} failed" if self.n_failed else ""
         caption = (
@@ -88,7 +89,7 @@ class RepeatResult:
             "chosen, is no part of the mean; 95 % interval of the mean by Student's t; each run is in repeats.csv"
         )
         columns = ("", f"{self.trial} itself", "mean", "deviation", "95 % interval")
-        return PlainTable("Repeats", caption, columns, tuple(self._rows()))
+        return Table("Repeats", caption, columns, [[Cell(text) for text in row] for row in self._rows()])
 
     def _rows(self) -> Iterator[tuple[str, ...]]:
         for name, spread in self.spreads.items():

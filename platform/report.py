@@ -2,75 +2,30 @@
 
 from __future__ import annotations
 
-import functools
 import math
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 import optuna
 import pandas as pd
-import plotly.graph_objects as go
-from markupsafe import Markup
-from numpy.typing import NDArray
 from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 from optuna.trial import TrialState
-from plotly.offline import get_plotlyjs
 
 from platform import figures
 from platform.figures import Objectives
 from platform.journal import ENDED, SweepRecord, TrialRecord
-from platform.leaderboard import Mode, best_epoch, leaderboard
+from platform.leaderboard import best_epoch, leaderboard
+from platform.page import Card, Cell, Picture, Table, picture, render_page
+from platform.pareto_page import pareto_page
+from platform.quantities import Mode
+from platform.test_result import TestResult
 from platform.units import format_bytes, format_duration
 
-TEMPLATE = Path(__file__).with_name("report.html.jinja")
 MIN_TRIALS_FOR_IMPORTANCE = 10
-PLOTLY_CONFIG = {"displaylogo": False, "responsive": True, "modeBarButtons": [["toImage"]]}
-
-
-@dataclass(frozen=True)
-class TestResult:
-    """What the best trial's model gave on the test fold.
-
-    Attributes:
-        labels_NK: 0 or 1 for each record and label (one-hot for a multiclass task); true values for a regression.
-        probabilities_NK: predicted probabilities, or predicted values for a regression.
-        label_names: K names.
-        metrics: `auroc` and the like, without the split, in the order to show.
-        intervals: metric -> (low, high).
-    """
-
-    __test__ = False  # not a test case, whatever its name tells pytest
-
-    labels_NK: NDArray[Any]
-    probabilities_NK: NDArray[Any]
-    label_names: Sequence[str]
-    metrics: Mapping[str, float]
-    intervals: Mapping[str, tuple[float, float]] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        expected = (len(self.labels_NK), len(self.label_names))
-        if self.labels_NK.shape != expected or self.probabilities_NK.shape != expected:
-            shapes = f"{self.labels_NK.shape} and {self.probabilities_NK.shape}"
-            raise ValueError(f"labels and probabilities must be (records, labels) = {expected}, but got {shapes}")
-
-    @property
-    def is_classification(self) -> bool:
-        return bool(np.isin(self.labels_NK, (0, 1)).all())
-
-
-@dataclass(frozen=True)
-class PlainTable:
-    """A section of its own: a table whose first column names its rows."""
-
-    title: str
-    caption: str
-    columns: Sequence[str]
-    rows: Sequence[Sequence[str]]
 
 
 @dataclass(frozen=True)
@@ -86,6 +41,7 @@ class ReportInput:
         command: the command that reproduces it.
         header: method, store, fingerprint, seed, versions and so on, in the order to show.
         spec_text: the resolved spec.
+        choice: the trial whose model is in `best/`; empty where there is none.
         test: the look at the test fold, if there was one.
         tables: what else was found, shown behind the test.
         notes: sentences about the data or the sweep that a reader must know.
@@ -99,36 +55,10 @@ class ReportInput:
     command: str
     header: Mapping[str, str]
     spec_text: str
+    choice: str = ""
     test: TestResult | None = None
-    tables: Sequence[PlainTable] = ()
+    tables: Sequence[Table] = ()
     notes: Sequence[str] = ()
-
-
-@dataclass(frozen=True)
-class Card:
-    """A number of the summary."""
-
-    name: str
-    value: str
-    detail: str
-
-
-@dataclass(frozen=True)
-class Picture:
-    """A figure as HTML; where there is none the caption says why."""
-
-    title: str
-    caption: str
-    figure: Markup | None
-
-
-@dataclass(frozen=True)
-class Cell:
-    """A cell of the leaderboard: its text, the number it sorts by (None: by text), and whether it is a state."""
-
-    text: str
-    sort: float | None = None
-    state: bool = False
 
 
 def write_report(path: Path, content: ReportInput) -> None:
@@ -145,30 +75,30 @@ def render_report(content: ReportInput) -> str:
     best = best_trial(record, metric, mode)
     importances, why_absent = _importances(content)
     shown_params = _varying_params(record, importances)
-    return _template().render(
+    return render_page(
+        "report.html.jinja",
         title=content.title,
         subtitle=_subtitle(record),
         header=content.header,
         command=content.command,
-        plotly_js=Markup(get_plotlyjs()),  # noqa: S704  (the library's own file)
         cards=_cards(content, best),
-        history=_picture(
+        history=picture(
             "Optimisation history",
             f"best {metric} of each trial, and of all so far",
             figures.history(record, metric, mode),
         ),
-        curves=_picture(
+        curves=picture(
             "Learning curves",
             f"{metric} of every trial; point at a line for its trial",
             figures.learning_curves(record, metric, best),
         ),
         parallel=_parallel(record, metric, mode, shown_params),
         importance=_importance(importances, why_absent, metric),
-        front=_front(record, content.objectives),
+        pareto=pareto_page(record, content.objectives, content.choice),
         test=_test(content.test),
-        test_rows=_test_rows(content.test),
-        plain_tables=content.tables,
-        table=_table(record, metric, mode),
+        test_metrics=_test_metrics(content.test),
+        tables=content.tables,
+        leaderboard=_leaderboard(record, metric, mode),
         failed=_failed(record),
         notes=content.notes,
         spec_text=content.spec_text,
@@ -180,14 +110,6 @@ def best_trial(record: SweepRecord, metric: str, mode: Mode) -> TrialRecord | No
     table = leaderboard(record, metric, mode)
     first = table[table["rank"].notna() & table["feasible"].astype(bool)].head(1)
     return record.trials[str(first["trial"].iloc[0])] if len(first) else None
-
-
-@functools.cache
-def _template() -> jinja2.Template:
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    return environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
 
 
 # ---------------------------------------------------------------------- summary
@@ -229,19 +151,10 @@ def _headline(test: TestResult, metric: str) -> list[str]:
 
 
 def _test_card(test: TestResult, name: str) -> Card:
-    low_high = test.intervals.get(name)
-    detail = f"{low_high[0]:.4f} to {low_high[1]:.4f}" if low_high else "without an interval"
-    return Card(f"test/{name}", f"{test.metrics[name]:.4f}", detail)
+    return Card(f"test/{name}", f"{test.metrics[name]:.4f}", _interval(test, name) or "without an interval")
 
 
 # ---------------------------------------------------------------------- pictures
-
-
-def _picture(title: str, caption: str, figure: go.Figure | None) -> Picture:
-    if figure is None:
-        return Picture(title, caption, None)
-    html = figure.to_html(full_html=False, include_plotlyjs=False, config=PLOTLY_CONFIG, default_width="100%")
-    return Picture(title, caption, Markup(html))  # noqa: S704  (plotly escapes <, > and / in its JSON)
 
 
 def _importances(content: ReportInput) -> tuple[dict[str, float], str]:
@@ -268,12 +181,12 @@ def _importances(content: ReportInput) -> tuple[dict[str, float], str]:
 
 def _importance(importances: Mapping[str, float], why_absent: str, metric: str) -> Picture:
     if not importances:
-        return _picture("Parameter importance", why_absent, None)
+        return picture("Parameter importance", why_absent, None)
     caption = (
         f"share in what sets the better completed trials apart in {metric} (PED-ANOVA); parameters that only "
         "some trials have are left out"
     )
-    return _picture("Parameter importance", caption, figures.importance(importances))
+    return picture("Parameter importance", caption, figures.importance(importances))
 
 
 def _varying_params(record: SweepRecord, importances: Mapping[str, float]) -> list[str]:
@@ -287,33 +200,11 @@ def _parallel(record: SweepRecord, metric: str, mode: Mode, names: Sequence[str]
     title = "Parallel coordinates"
     figure = figures.parallel_coordinates(record, metric, mode, names) if names else None
     if figure is None:
-        return _picture(title, "Needs two ranked trials that differ in a sampled parameter.", None)
+        return picture(title, "Needs two ranked trials that differ in a sampled parameter.", None)
     caption = f"completed and stopped trials, coloured by {metric}; drag along an axis to select"
     if len(names) > figures.MAX_AXES:
         caption += f"; {figures.MAX_AXES} of {len(names)} parameters"
-    return _picture(title, caption, figure)
-
-
-def _front(record: SweepRecord, objectives: Objectives) -> Picture | None:
-    if len(objectives) < 2:
-        return None
-    trials = [t for t in record.trials.values() if t.state == "COMPLETED" and figures.is_feasible(t)]
-    points = [(trial, _outcome(trial, objectives)) for trial in trials]
-    complete = [(trial, values) for trial, values in points if None not in values]
-    if not complete:
-        return _picture("Pareto front", "No completed trial keeps the constraints.", None)
-    values_NM = np.array([values for _, values in complete], dtype=np.float64)
-    caption = "completed trials that keep the constraints, at the best epoch by the first objective"
-    if len(objectives) > 2:
-        caption += f"; the front is that of all {len(objectives)} objectives, the picture shows two"
-    return _picture("Pareto front", caption, figures.front([trial for trial, _ in complete], values_NM, objectives))
-
-
-def _outcome(trial: TrialRecord, objectives: Objectives) -> list[float | None]:
-    """Return a trial's objectives at its best epoch by the first: those of the checkpoint that is kept."""
-    epoch = best_epoch(trial, *objectives[0])
-    known = {**trial.static, **trial.last, **(trial.reports[epoch] if epoch is not None else {})}
-    return [known.get(metric) for metric, _ in objectives]
+    return picture(title, caption, figure)
 
 
 def _test(test: TestResult | None) -> Picture | None:
@@ -321,49 +212,53 @@ def _test(test: TestResult | None) -> Picture | None:
         return None
     if not test.is_classification:
         figure = figures.predictions(test.labels_NK, test.probabilities_NK, test.label_names)
-        return _picture("Predictions on test", f"{len(test.labels_NK):,} records", figure)
+        return picture("Predictions on test", f"{len(test.labels_NK):,} records", figure)
     shown = figures.labels_with_roc(test.labels_NK)
-    caption = f"best trial, {len(test.labels_NK):,} records; area under each curve in the legend"
+    caption = f"model in best/, {len(test.labels_NK):,} records; area under each curve in the legend"
     if len(shown) < len(test.label_names):
         caption += f"; {len(test.label_names) - len(shown)} labels without both classes, or rare, are left out"
-    return _picture("ROC on test", caption, figures.roc_curves(test.labels_NK, test.probabilities_NK, test.label_names))
+    return picture("ROC on test", caption, figures.roc_curves(test.labels_NK, test.probabilities_NK, test.label_names))
 
 
 # ---------------------------------------------------------------------- tables
 
 
-def _test_rows(test: TestResult | None) -> list[tuple[str, str, str]]:
+def _test_metrics(test: TestResult | None) -> Table | None:
     if test is None:
-        return []
-    rows = []
-    for name, value in test.metrics.items():
-        interval = test.intervals.get(name)
-        rows.append((f"test/{name}", f"{value:.4f}", f"{interval[0]:.4f} to {interval[1]:.4f}" if interval else ""))
-    return rows
+        return None
+    rows = [
+        [Cell(f"test/{name}"), Cell(f"{value:.4f}", value), Cell(_interval(test, name))]
+        for name, value in test.metrics.items()
+    ]
+    caption = "of the model in best/, evaluated on the test fold"
+    return Table("Test metrics", caption, ("metric", "value", "95 % interval"), rows)
 
 
-def _table(record: SweepRecord, metric: str, mode: Mode) -> dict[str, Any]:
+def _interval(test: TestResult, name: str) -> str:
+    low_high = test.intervals.get(name)
+    return f"{low_high[0]:.4f} to {low_high[1]:.4f}" if low_high else ""
+
+
+def _leaderboard(record: SweepRecord, metric: str, mode: Mode) -> Table:
     table = leaderboard(record, metric, mode)
-    constant = [name for name in table.columns if name.startswith("params.") and table[name].astype(str).nunique() == 1]
+    constant = [name for name in table.columns if name.startswith("params.") and table[name].map(str).nunique() == 1]
     constant += ["feasible"] if len(table) and table["feasible"].all() else []
     shown = table[_read_first([name for name in table.columns if name not in constant])]
     caption = "click a column to sort; STOPPED trials were stopped early by the scheduler"
     fixed = [name.removeprefix("params.") for name in constant if name.startswith("params.")]
     if fixed:
         caption += f"; the same in all trials, and in leaderboard.csv: {', '.join(fixed)}"
-    return {
-        "caption": caption,
-        "columns": [name.removeprefix("params.") for name in shown.columns],
-        "rows": [
-            [_cell(name, value, metric) for name, value in zip(shown.columns, row, strict=True)]
-            for row in shown.itertuples(index=False, name=None)
-        ],
-    }
+    rows = [
+        [_cell(name, value, metric) for name, value in zip(shown.columns, row, strict=True)]
+        for row in shown.itertuples(index=False, name=None)
+    ]
+    columns = [name.removeprefix("params.") for name in shown.columns]
+    return Table("Leaderboard", caption, columns, rows, [f"trial-{trial}" for trial in table["trial"]])
 
 
 def _read_first(columns: Sequence[str]) -> list[str]:
     """Put the parameters before the sizes, which a narrow screen may cut off."""
-    sizes = ("duration_s", "parameters", "onnx_bytes", "peak_memory_bytes")
+    sizes = ("duration_s", "parameters", "onnx_bytes", "latency_ms", "peak_memory_bytes")
     return [*(name for name in columns if name not in sizes), *(name for name in columns if name in sizes)]
 
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from platform.spec import Spec
     from platform.spec_sections import SearchSpec
 
-STATIC_QUANTITIES: Final = ("parameters", "onnx_bytes")
+STATIC_QUANTITIES: Final = ("parameters", "trainable_parameters", "onnx_bytes")
 """Known before training: a proposal that breaks a bound on them never becomes a trial."""
 
 MIN_CMAES_POPULATION: Final = 4
@@ -179,6 +179,8 @@ def _needs(search: SearchSpec, space: SearchSpace, quantities: tuple[str, ...]) 
         needs.append(_Need(what, lambda facts: facts.stopped, remedy))
     if quantities:
         needs.append(_Need("constraints", lambda facts: facts.constraints != "refused"))
+    if search.avoid is not None:
+        needs.append(_Need("search.avoid", lambda facts: facts.constraints in ("learned", "filtered")))
     if static:
         what = f"constraints on what is known before training ({static[0]})"
         needs.append(_Need(what, lambda facts: facts.constraints in ("learned", "filtered")))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from functools import cached_property
@@ -27,10 +28,13 @@ from pydantic import (
 from pydantic.fields import FieldInfo
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap
+from ruamel.yaml.scalarstring import DoubleQuotedScalarString
 
 from data.config import DataConfig
 from data.dataset import Task
+from platform.avoidance import avoid_fault
 from platform.domains import VERBS, Domain
+from platform.quantities import MEASURED_QUANTITIES
 from platform.samplers import STATIC_QUANTITIES, SamplerError, check_sampler
 from platform.search_space import SearchSpace, SpaceError, flatten, nearest, parse_space
 from platform.spec_error import broken_rule, faults, models_in
@@ -48,6 +52,8 @@ from platform.spec_sections import (
     TrackingSpec,
     constraint_text,
 )
+from platform.targets import FIRST_OBJECTIVE, Target, parse_targets
+from trainables.criterion import parts_of
 from trainables.cross_validation import training_method
 from trainables.method import Method, nest
 from trainables.methods import METHODS
@@ -72,6 +78,17 @@ class Spec(Section):
     search: SearchSpec = Field(default_factory=SearchSpec, description="how the space is searched")
     constraints: Annotated[tuple[Annotated[str, AfterValidator(constraint_text)], ...], Strict(False)] = Field(
         (), description="bounds on what trials report, such as `onnx_bytes <= 4e6`"
+    )
+    stop_when: dict[str, float] = Field(
+        default_factory=dict,
+        description="targets, name: bound, that end the search once one trial meets all; `min_metric` is the first "
+        "objective, another bare name a validation metric, `onnx_kib` and the like are of the trial; sizes, times, "
+        "losses and errors are to stay below",
+    )
+    targets: dict[str, float] = Field(
+        default_factory=dict,
+        description="targets that choose the model, as in stop_when, and latency_ms too: the smallest ONNX file that "
+        "meets all, or else the nearest; default: those of stop_when",
     )
     budget: BudgetSpec = Field(description="what the search may cost")
     resources: ResourcesSpec = Field(default_factory=ResourcesSpec, description="what a trial runs on")
@@ -114,11 +131,13 @@ class Spec(Section):
         self._check_search()
         self._check_ensemble()
         self._check_folds()
+        self._check_targets()
         self._resolve(search=self.search.model_copy(update=self._search_defaults()))
         if self.tracking.experiment is None:
             experiment = Path(self.data.store).name or self.data.store
             self._resolve(tracking=self.tracking.model_copy(update={"experiment": experiment}))
         self._try_configurations()
+        self._check_avoid()
         return self
 
     def _n_trials(self) -> int:
@@ -138,7 +157,8 @@ class Spec(Section):
         if self.search.brackets > n_rungs:
             rule = f"must be at most {n_rungs}, the number of rungs; got {self.search.brackets}"
             raise broken_rule(("search", "brackets"), rule)
-        quantities = tuple(constraint.quantity for constraint in self.parsed_constraints)
+        constrained = tuple(constraint.quantity for constraint in self.parsed_constraints)
+        quantities = tuple(quantity for quantity in constrained if quantity not in MEASURED_QUANTITIES)
         try:
             check_sampler(self.search, self.space, quantities, self.budget.trials)
         except SamplerError as error:
@@ -155,6 +175,27 @@ class Spec(Section):
             raise broken_rule(("ensemble",), rule, nearest(first, known))
         if self.budget.trials < 2:
             raise broken_rule(("ensemble",), f"needs 2 trials at least; got {self.budget.trials}")
+
+    def _check_targets(self) -> None:
+        for key in ("stop_when", "targets"):
+            for name, bound in getattr(self, key).items():
+                if not math.isfinite(bound):
+                    raise broken_rule((key, name), f"must be a finite number; got {bound!r}")
+                if name == FIRST_OBJECTIVE and self.search.objectives[0].mode == "min":
+                    rule = f"is at least a bound, but {self.search.objectives[0].metric} is the better the smaller"
+                    raise broken_rule((key, name), f"{rule}; name that metric instead")
+        for target in self.stopping_targets:
+            if target.quantity in MEASURED_QUANTITIES:
+                rule = "is measured after the search; name it in targets or constraints"
+                raise broken_rule(("stop_when", target.name), rule)
+
+    def _check_avoid(self) -> None:
+        if self.search.avoid is None or not self.space.parameters:
+            return
+        known = list(self.flat_params(self.space.sample(np.random.default_rng(self.seed))))
+        fault = avoid_fault(self.search.avoid, self.space, known)
+        if fault is not None:
+            raise broken_rule(("search", "avoid", fault[0]), fault[1])
 
     def _check_folds(self) -> None:
         if self.folds is None:
@@ -219,21 +260,39 @@ class Spec(Section):
 
     @property
     def constraint_texts(self) -> str:
-        """The constraints in one line, for messages."""
-        return ", ".join(self.constraints)
+        """What proposals must keep in one line, for messages."""
+        avoid = self.search.avoid
+        return ", ".join([*self.constraints, *([avoid.text] if avoid is not None else [])])
+
+    @property
+    def stopping_targets(self) -> tuple[Target, ...]:
+        """The targets that end the search."""
+        return parse_targets(self.stop_when, self.search.objectives[0].metric)
+
+    @property
+    def choosing_targets(self) -> tuple[Target, ...]:
+        """The targets that choose the model."""
+        return parse_targets(self.targets or self.stop_when, self.search.objectives[0].metric)
 
     def check_quantities(self, task: Task) -> None:
-        """Refuse objectives and constraints on numbers that no trial on a label set of this task reports.
+        """Refuse a task that the method does not learn, and objectives and constraints on what no trial reports.
 
         Raises:
             ValueError: there is one.
         """
+        METHODS[self.method].check_task(task)
+        if self.folds is not None and task == "unlabelled":
+            raise ValueError("folds: the mean of k encoders that know no labels is nothing to use; leave folds out")
         reported = METHODS[self.method].reports(task)
-        known = sorted({*reported, *STATIC_QUANTITIES, "best_epoch"})
+        trained = sorted({*reported, *STATIC_QUANTITIES, "best_epoch"})
         named = {"search.metric": [objective.metric for objective in self.search.objectives]}
-        named |= {f"constraints: {constraint.text}": [constraint.quantity] for constraint in self.parsed_constraints}
-        for place, quantities in named.items():
-            for quantity in quantities:
+        if self.search.avoid is not None:
+            named["search.avoid.unless"] = [self.search.avoid.constraint.quantity]
+        late = {f"constraints: {constraint.text}": [constraint.quantity] for constraint in self.parsed_constraints}
+        late |= {f"target {t.text}": [t.quantity] for t in (*self.stopping_targets, *self.choosing_targets)}
+        for place, quantities in {**named, **late}.items():
+            known = trained if place in named else [*trained, *MEASURED_QUANTITIES]
+            for quantity in itertools.chain.from_iterable(parts_of(name) or (name,) for name in quantities):
                 if quantity not in known:
                     near = nearest(quantity, known)
                     raise ValueError(
@@ -241,6 +300,15 @@ class Spec(Section):
                         + (f"did you mean {near!r}? " if near else "")
                         + f"It reports {', '.join(known)}"
                     )
+
+    @property
+    def criteria(self) -> tuple[str, ...]:
+        """The `min_of` criteria that the spec names anywhere: what a trial has to work out beside its metrics."""
+        named = [objective.metric for objective in self.search.objectives]
+        named += [constraint.quantity for constraint in self.parsed_constraints]
+        named += [target.quantity for target in (*self.stopping_targets, *self.choosing_targets)]
+        named += [self.search.avoid.constraint.quantity] if self.search.avoid is not None else []
+        return tuple(dict.fromkeys(quantity for quantity in named if parts_of(quantity)))
 
     def method_config(self, sampled: Mapping[str, Any]) -> Any:
         """Build the method's own configuration: the sampled and the fixed values, and the budget's epochs.
@@ -287,10 +355,20 @@ def _to_yaml(values: dict[str, Any]) -> str:
     yaml = YAML(typ="rt", pure=True)
     yaml.width = 100
     yaml.default_flow_style = None  # leaves in one line
-    document = {key: _in_lines(value) if isinstance(value, dict) else value for key, value in values.items()}
+    quoted: dict[str, Any] = _quoted(values)
+    document = {key: _in_lines(value) if isinstance(value, dict) else value for key, value in quoted.items()}
     stream = io.StringIO()
     yaml.dump(document, stream)
     return stream.getvalue()
+
+
+def _quoted(value: Any) -> Any:
+    """Put text with control characters into double quotes, where they are escaped; elsewhere some read as blanks."""
+    if isinstance(value, str):
+        return value if value.isprintable() else DoubleQuotedScalarString(value)
+    if isinstance(value, Mapping):
+        return {_quoted(key): _quoted(each) for key, each in value.items()}
+    return [_quoted(each) for each in value] if isinstance(value, list | tuple) else value
 
 
 def _in_lines(section: dict[str, Any]) -> CommentedMap:

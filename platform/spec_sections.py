@@ -21,6 +21,7 @@ from pydantic import (
 
 from platform.search_space import nearest
 from platform.spec_error import broken_rule
+from trainables.criterion import criterion_name
 
 Mode = Literal["max", "min"]
 SamplerName = Literal["tpe", "gp", "cmaes", "nsgaii", "qmc", "random", "grid"]
@@ -41,11 +42,14 @@ class Section(BaseModel):
 
 
 def _check_quantity(name: str) -> str:
-    """A metric is `<split>/<name>`; what is known of a trial as a whole is one word."""
+    """Return the name: a metric is `<split>/<name>`, what is known of a trial as a whole is one word."""
+    name = criterion_name(name)
     if name.startswith("test/"):
         raise ValueError("the test fold is looked at once, after the search; use val/")
     if not re.fullmatch(r"(train|val)/[\w./-]+|[A-Za-z]\w*", name):
-        raise ValueError("must be train/NAME, val/NAME, or a quantity of the whole trial such as onnx_bytes")
+        raise ValueError(
+            "must be train/NAME, val/NAME, min_of(NAME, NAME, ...) or a quantity of the whole trial such as onnx_bytes"
+        )
     return name
 
 
@@ -54,7 +58,7 @@ Quantity = Annotated[str, AfterValidator(_check_quantity)]
 
 # ------------------------------------------------------------------ constraints
 
-_CONSTRAINT: Final = re.compile(r"\s*(?P<quantity>[\w./-]+)\s*(?P<direction><=|>=)\s*(?P<bound>\S+)\s*")
+_CONSTRAINT: Final = re.compile(r"\s*(?P<quantity>min_of\(.*\)|[\w./-]+)\s*(?P<direction><=|>=)\s*(?P<bound>\S+)\s*")
 
 
 class Constraint(BaseModel):
@@ -124,6 +128,38 @@ IDLE_OPTIONS: Final[Mapping[SchedulerName, tuple[str, ...]]] = {
 }
 
 
+class AvoidSpec(Section):
+    """Neighbourhood pruning: a value near one that failed is not proposed again. It costs no trial."""
+
+    param: str = Field("lr", description="the parameter; searched, a number, without a condition")
+    unless: Annotated[str, AfterValidator(constraint_text)] = Field(
+        description="what a trial must reach at its best epoch, e.g. `val/f1 >= 0.6`; one that misses it has failed, "
+        "as has one whose training diverged"
+    )
+    radius: float = Field(
+        gt=0, description="how near is too near, inclusive: in the parameter's unit, or in decades where scale is log"
+    )
+    scale: Literal["linear", "log"] = Field("linear", description="how the distance of two values is measured")
+    per: str | None = Field(
+        "model", description="the parameter whose values keep apart what failed; null: it counts for all"
+    )
+    read: str | None = Field(
+        None,
+        description="values to avoid from the start: a file with one value a line for all, or a folder with "
+        "`<value of per>/avoid.txt`, as sweeps write it",
+    )
+
+    @property
+    def constraint(self) -> Constraint:
+        return Constraint.parse(self.unless)
+
+    @property
+    def text(self) -> str:
+        """The rule in words; the key of its excess in the journal and in Optuna."""
+        unit = " decades" if self.scale == "log" else ""
+        return f"{self.param} more than {self.radius:g}{unit} from one that failed"
+
+
 def _metric_shape(value: Any) -> str:
     return "several" if isinstance(value, list | tuple) else "one"
 
@@ -137,8 +173,8 @@ class SearchSpec(Section):
         Discriminator(_metric_shape),
     ] = Field(
         "val/loss",
-        description="what every trial reports and the search improves; or a list of objectives `{metric, mode}`, of "
-        "which the scheduler acts on the first",
+        description="what every trial reports and the search improves, or the smallest of several validation metrics, "
+        "`min_of(f1, recall)`; or a list of objectives `{metric, mode}`, of which the scheduler acts on the first",
     )
     mode: Mode | None = Field(
         None, description="whether more is better; required beside one metric (val/loss: min), not beside a list"
@@ -174,6 +210,9 @@ class SearchSpec(Section):
     constant_liar: bool | None = Field(None, description="tpe: keep away from running trials; default: true")
     try_first: Annotated[tuple[dict[str, Any], ...], Strict(False)] = Field(
         (), description="points to try before the sampler's; what a point leaves out, the sampler draws"
+    )
+    avoid: AvoidSpec | None = Field(
+        None, description="neighbourhood pruning: keep away from values that failed; default: keep away from none"
     )
 
     @model_validator(mode="after")

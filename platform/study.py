@@ -16,11 +16,14 @@ import optuna
 from optuna.distributions import distribution_to_json
 from optuna.trial import Trial, TrialState
 
+from platform.avoidance import Avoidance
 from platform.journal import Event, Journal, SweepRecord, TrialRecord
+from platform.quantities import MEASURED_QUANTITIES
 from platform.samplers import build_sampler
 from platform.scheduler import Rule
 from platform.spec import Spec
 from platform.study_db import STATES, outcome_quantities, outcome_values
+from platform.targets import are_met
 from platform.trial_lives import TrialLives
 from trainables.decisions import Verdict
 
@@ -61,6 +64,10 @@ class Study(TrialLives):
         self._points = list(spec.space.grid() if spec.search.sampler == "grid" else spec.search.try_first)
         self._handles = {trial.trial: self._handle(trial.number) for trial in self._unfinished()}
         self._to_resume = self._unfinished()
+        avoid = spec.search.avoid
+        self._avoidance = None if avoid is None else Avoidance(avoid, self._objectives, record)
+        self.met_by = next((trial.trial for trial in record.trials.values() if self._meets(trial)), None)
+        """The trial that met `stop_when`, which ends the search."""
         self.failure = ""  # why no further proposal is possible, where that is an error
 
     # ------------------------------------------------------------------ proposals
@@ -78,7 +85,7 @@ class Study(TrialLives):
             if trial is not None and trial.state != "FAILED":
                 return self._task(trial)
             n_infeasible = n_infeasible + 1 if trial is None else 0
-            if n_infeasible == MAX_INFEASIBLE_IN_A_ROW:
+            if n_infeasible == MAX_INFEASIBLE_IN_A_ROW and self.spec.search.sampler != "grid":  # a grid has an end
                 self.failure = (
                     f"{n_infeasible} proposals in a row break the constraints {self.spec.constraint_texts}; "
                     "widen the space or loosen the bounds"
@@ -97,6 +104,8 @@ class Study(TrialLives):
 
     def _is_spent(self) -> bool:
         """Whether the budget allows no further trial."""
+        if self.met_by is not None:
+            return True
         grid_done = self.spec.search.sampler == "grid" and self.record.n_proposals >= len(self._points)
         if grid_done or len(self.record.trials) >= self.spec.budget.trials or self._is_over(one_more=True):
             return True
@@ -131,11 +140,14 @@ class Study(TrialLives):
             "distributions": {name: distribution_to_json(d) for name, d in handle.distributions.items()},
             "system_attrs": self._system_attrs(handle),
         }
-        try:
-            static, error = self._static_quantities(params), ""
-        except Exception:  # the trial's boundary: a configuration whose model cannot be built is a FAILED trial
-            static, error = {}, traceback.format_exc()
-        excess = self._excess(static, only_known=True)
+        excess = self._avoidance.excess(params) if self._avoidance is not None else {}
+        static, error = {}, ""
+        if not any(value > 0 for value in excess.values()):
+            try:
+                static = self._static_quantities(params)
+            except Exception:  # the trial's boundary: a configuration whose model cannot be built is a FAILED trial
+                error = traceback.format_exc()
+            excess = self._excess(static, only_known=True)
         if any(value > 0 for value in excess.values()):
             self._write("infeasible", "", **body, static=static, constraints=excess)
             self._tell(handle, TrialState.PRUNED, None, excess)
@@ -169,6 +181,8 @@ class Study(TrialLives):
             handle, value = self._handles[trial], metrics[self._objectives[0][0]]
             handle.storage.set_trial_intermediate_value(handle._trial_id, epoch, value)
         self._rule.judge(trial, epoch, metrics)
+        if self.met_by is None and self._meets(self.record.trials[trial]):
+            self.met_by = trial
         self._post(trial, epoch, self._verdict(self.record.trials[trial]))
 
     def _verdict(self, trial: TrialRecord) -> Verdict:
@@ -179,7 +193,15 @@ class Study(TrialLives):
             return "stop"
         if self._interrupted:
             return "interrupt"
-        return "stop" if self._is_over() else "continue"
+        return "stop" if self.met_by is not None or self._is_over() else "continue"
+
+    def _meets(self, trial: TrialRecord) -> bool:
+        """Whether the checkpoint that is kept of a trial meets `stop_when` and the constraints."""
+        if not trial.reports or trial.state == "FAILED" or not trial.is_feasible:
+            return False
+        quantities = outcome_quantities(trial, self._objectives)
+        known = self._excess(quantities, only_known=True)
+        return are_met(self.spec.stopping_targets, quantities) and not any(value > 0 for value in known.values())
 
     # ------------------------------------------------------------------ ends
 
@@ -191,8 +213,18 @@ class Study(TrialLives):
                 values, excess = self._assess(self.record.trials[trial])
             except ValueError as fault:
                 state, error = "FAILED", str(fault)
-        self._write("ended", trial, state=state, error=error, constraints=excess)
+        body: dict[str, Any] = {"state": state, "error": error, "constraints": excess}
+        if state == "STOPPED":
+            body["reason"] = self._stop_reason(trial)
+        self._write("ended", trial, **body)
+        if self._avoidance is not None:
+            self._avoidance.take(self.record.trials[trial])
         self._tell(self._handles.pop(trial), STATES[state], values if state == "COMPLETED" else None, excess)
+
+    def _stop_reason(self, trial: str) -> str:
+        if trial in self._rule.stopped:
+            return "scheduler"
+        return "target" if self.met_by is not None else "budget"
 
     def _assess(self, trial: TrialRecord) -> tuple[list[float], dict[str, float]]:
         """Return the objectives and the excesses of a trial that ran.
@@ -216,7 +248,7 @@ class Study(TrialLives):
         return {
             constraint.text: constraint.excess(quantities)
             for constraint in self.spec.parsed_constraints
-            if constraint.quantity in quantities or not only_known
+            if constraint.quantity in quantities or not (only_known or constraint.quantity in MEASURED_QUANTITIES)
         }
 
     # ------------------------------------------------------------------ resuming

@@ -22,6 +22,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from sqlalchemy import event as sqlalchemy_event
 
 from platform.journal import Event, SweepRecord, TrialRecord
+from trainables.degeneracy import eligible_epochs
 
 FILE_NAME = "study.db"
 STATES = {
@@ -183,10 +184,10 @@ def outcome_values(trial: TrialRecord, objectives: Objectives) -> list[float]:
 def outcome_quantities(trial: TrialRecord, objectives: Objectives) -> dict[str, float]:
     """Return every number that a trial reported at its best epoch, and those known before training."""
     if not trial.reports:
-        return dict(trial.static)
+        return {**trial.static, **trial.measured}
     metric, mode = objectives[0]
     sign = 1.0 if mode == "max" else -1.0
     # The first of equals: the epoch whose weights were kept.
-    best_epoch = max(sorted(trial.reports), key=lambda epoch: sign * trial.reports[epoch][metric])
+    best_epoch = max(eligible_epochs(trial.reports), key=lambda epoch: sign * trial.reports[epoch][metric])
     # Memory grows: its peak is in the last report.
-    return {**trial.static, **trial.last, **trial.reports[best_epoch]}
+    return {**trial.static, **trial.measured, **trial.last, **trial.reports[best_epoch]}

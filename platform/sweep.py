@@ -21,13 +21,17 @@ from ray.actor import ActorHandle
 from data.card import DataCard
 from data.cross_validation import CrossValidation, FoldPlan
 from data.loading import DataConfig, Description, SharedDataset, describe, make_store, materialise
-from platform.checkpoints import CheckpointKeeper, rank
+from platform.avoidance import AvoidFiles, avoided_at_start, new_avoided
+from platform.checkpoints import CheckpointKeeper
+from platform.choice import choose
 from platform.dry_run import dry_run_text
+from platform.incumbents import Incumbents
 from platform.ingest import shown_progress
 from platform.journal import Event, Journal, SweepRecord, read_events, replay
 from platform.live_view import Budget, LiveView
 from platform.method_outcomes import METHOD_OUTCOMES
 from platform.outcome import Outcome, conclude
+from platform.pareto import front_axes
 from platform.repeats import Repeats, print_repeat
 from platform.runner import concurrency, ray_cluster, run_trials
 from platform.scheduler import Rule, build_rule
@@ -137,6 +141,7 @@ def _prepare(spec: Spec, request: Request, resources: ExitStack) -> _Sweep:
         ValueError, OSError: bad input.
     """
     spec.check_quantities(describe(spec.data).label_set.task)  # before Ray takes its seconds to start
+    avoided = avoided_at_start(spec.search.avoid)
     resources.enter_context(ray_cluster())
     concurrency(spec.resources)
     _make_store(spec.data)
@@ -152,7 +157,7 @@ def _prepare(spec: Spec, request: Request, resources: ExitStack) -> _Sweep:
     folder = request.resume or new_folder(request.runs, spec.name)
     resources.enter_context(locked(folder))
     decisions = resources.enter_context(running_decisions())
-    return _Sweep(spec, request, folder, identity, description, dataset, training_data, decisions)
+    return _Sweep(spec, request, folder, identity, description, dataset, training_data, decisions, avoided)
 
 
 def _materialise(spec: Spec) -> SharedDataset:
@@ -209,8 +214,9 @@ class _Sweep:
         dataset: SharedDataset,
         training_data: SharedDataset | CrossValidation,
         decisions: ActorHandle[Any],
+        avoided: Mapping[str, Sequence[float]],
     ) -> None:
-        self.training_data, self.decisions = training_data, decisions
+        self.training_data, self.decisions, self.avoided = training_data, decisions, avoided
         self.spec, self.request, self.folder = spec, request, folder
         self.identity, self.description, self.dataset = identity, description, dataset
 
@@ -299,6 +305,8 @@ class _Sweep:
         for event in events:  # ASHA's rungs, as they were
             if event.kind == "reported" and event.trial in record.trials:
                 rule.judge(event.trial, event.body["epoch"], event.body["metrics"])
+        for event in new_avoided(self.avoided, record, journal):
+            record.apply(event)
         keeper = self._keeper(record)
         study = Study(
             spec,
@@ -308,7 +316,7 @@ class _Sweep:
             rule,
             self._static_quantities,
             self._post,
-            observers=[keeper.on_event],
+            observers=[keeper.on_event, *self._followers(record)],
             shortage=keeper.shortage,
         )
         setup = TrialSetup(
@@ -319,6 +327,7 @@ class _Sweep:
             folder=str(self._trials.absolute()),
             metric=objectives[0][0],
             maximise=objectives[0][1] == "max",
+            criteria=spec.criteria,
             workers=spec.resources.workers,
             cpus=spec.resources.cpus,
             gpus=spec.resources.gpus,
@@ -335,8 +344,17 @@ class _Sweep:
 
     def _keeper(self, record: SweepRecord) -> CheckpointKeeper:
         own = METHOD_OUTCOMES.get(self.spec.method)
-        cell, disk_bytes = None if own is None else own.cell, self.spec.budget.disk_bytes
-        return CheckpointKeeper(self.folder, self._trials, record, self._objectives, disk_bytes, cell)
+        cell = None if own is None else own.cell
+        disk_bytes, axes = self.spec.budget.disk_bytes, front_axes(self.spec)
+        return CheckpointKeeper(self.folder, self._trials, record, self._objectives, disk_bytes, cell, axes)
+
+    def _followers(self, record: SweepRecord) -> Iterator[Callable[[Event], None]]:
+        """Yield who writes files as the search goes on."""
+        avoid, own = self.spec.search.avoid, METHOD_OUTCOMES.get(self.spec.method)
+        if avoid is not None:
+            yield AvoidFiles(self.folder, avoid, self._objectives, record).on_event
+        if own is not None and own.on_incumbent is not None:
+            yield Incumbents(self.folder, record, self._objectives, own.on_incumbent).on_event
 
     def _post(self, trial: str, epoch: int, verdict: Verdict) -> None:
         self.decisions.post.remote(trial, epoch, verdict)
@@ -347,19 +365,19 @@ class _Sweep:
         return static_quantities(method, config, self.dataset.signal, self.dataset.label_set)
 
     def _repeat(self, study: Study, setup: TrialSetup, journal: Journal) -> bool:
-        """Train the best trial's configuration with other seeds; return False where that was interrupted."""
+        """Train the chosen trial's configuration with other seeds; return False where that was interrupted."""
         spec, record = self.spec, study.record
-        ranked = rank(record, self._objectives)
-        if spec.repeats is None or not ranked:
+        choice = None if spec.repeats is None else choose(spec, self.folder, record, journal)
+        if spec.repeats is None or choice is None:
             return True
         keeper = self._keeper(record)
         observers: list[Callable[[Event], None]] = [
             keeper.on_event,
             partial(print_repeat, record, *self._objectives[0]),
         ]
-        repeats = Repeats(spec, journal, record, ranked[0], self._post, observers, keeper.shortage)
+        repeats = Repeats(spec, journal, record, choice.chosen, self._post, observers, keeper.shortage)
         if not repeats.is_done:
-            print(f"{ranked[0].trial} again with {spec.repeats.seeds} other seeds")
+            print(f"{choice.chosen.trial} again with {spec.repeats.seeds} other seeds")
             with _interruptible(repeats):
                 run_trials(repeats, setup, self.folder, on_step=lambda: None)
         if repeats.failure:
@@ -371,7 +389,7 @@ class _Sweep:
         outcome = conclude(
             self.spec, self.folder, study.record, journal, self.description, self.dataset, study.optuna_study
         )
-        journal.append("closed", reason="done", metrics=outcome.best_values(self.spec))
+        journal.append("closed", reason="target" if study.met_by else "done", metrics=outcome.best_values(self.spec))
         return outcome
 
     def _report(self, outcome: Outcome | None, study: Study) -> int:

@@ -19,6 +19,7 @@ from platform.journal import read_events
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULT_FOLDER = "result"  # what the method itself makes of a finished sweep
+SCORES_FOLDER = "results"  # `xx-yy/` with the best model so far, of methods that keep one
 PACKAGES = ("ray", "torch", "optuna", "mlflow", "numpy")
 EXTENDABLE = (
     "budget.trials",
@@ -26,10 +27,12 @@ EXTENDABLE = (
     "budget.wall_time_s",
     "budget.disk_bytes",
     "repeats",
+    "stop_when",
+    "targets",
     "resources.",
     "tracking.",
 )
-"""Keys that may differ on a resume: how long to go on, what follows, with what, and who is told."""
+"""Keys that may differ on a resume: how long to go on, what to choose, what follows, with what, and who is told."""
 
 
 @dataclass(frozen=True)

@@ -52,9 +52,10 @@ class ModelCard(BaseModel):
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """A model with its weights, in evaluation mode on the CPU.
+    """A model with its weights, in evaluation mode on the CPU, finished: adapters are merged.
 
     Attributes:
+        weights: the file that they came from, as training saved them; `model.state_dict()` may have other keys.
         run: the sweep's folder; None for a `best/` that was taken elsewhere.
     """
 
@@ -139,4 +140,4 @@ def _build(card: ModelCard, weights: Path, run: Path | None) -> TrainedModel:
     config = method.parse_config(card.params)
     model = method.build_model(config, card.data.signal, card.data.label_set)
     model.load_state_dict(load_weights(weights))
-    return TrainedModel(card, config, model.eval(), weights, run)
+    return TrainedModel(card, config, method.finish(model.eval()), weights, run)

@@ -6,13 +6,20 @@ import re
 import shlex
 import sys
 import types
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
+from ruamel.yaml import YAML
+from torch import nn
 
 from platform import ingest, sweep
 from platform.spec import Spec, parse_spec
 from tests.trainables.tiny_dataset import tiny_dataset
+from trainables.candidates.blocks import pool
+from trainables.candidates.candidate import Candidate, Sizes
 from trainables.method import Method
 from trainables.methods import METHODS
 from trainables.onnx_export import export_onnx
@@ -62,6 +69,36 @@ def test_an_own_method_trains_and_goes_to_onnx(tmp_path: Path, monkeypatch: pyte
     assert set(trial.reports[1]) == method.reports("binary")
     model = method.build_model(config, dataset.signal, dataset.label_set)
     assert export_onnx(model, dataset.signal, tmp_path / "model.onnx") < 1e-5
+
+
+def from_atml(language: str) -> str:
+    text = (DOCS / "from" / "atml.md").read_text(encoding="utf-8")
+    (code,) = re.findall(rf"^```{language}\n(.*?)^```\n", text, flags=re.MULTILINE | re.DOTALL)
+    return str(code)
+
+
+def test_the_default_run_of_atml_has_its_points() -> None:
+    """24 pairs of candidate and learning rate, and 25 widths."""
+    chain = YAML(typ="safe").load(from_atml("yaml"))
+    stages, shared = chain.pop("stages"), chain
+    specs = [Spec.model_validate({**shared, **stage, "search": _merged(shared, stage)}) for stage in stages.values()]
+    phase1, phase2 = specs
+    assert len(list(phase1.space.grid())) == 3 * 8
+    assert len(list(phase2.space.grid())) == 25
+    for spec in specs:
+        spec.check_quantities("binary")
+
+
+def _merged(shared: dict[str, Any], stage: dict[str, Any]) -> dict[str, Any]:
+    return {**shared["search"], **stage.get("search", {})}
+
+
+def test_an_own_candidate_is_a_class() -> None:
+    scope: dict[str, Any] = {"Candidate": Candidate, "Sizes": Sizes, "Iterable": Iterable, "nn": nn, "pool": pool}
+    exec(from_atml("python"), scope)
+    own = scope["TwoConvolutions"]
+    network = own(Sizes(1, 1250, 1, own.channels, own.fc_width, 0.5))
+    assert network(torch.zeros(2, 1, 1250)).shape == (2, 1)
 
 
 def parameter_names(page: Path) -> list[str]:

@@ -18,7 +18,7 @@ from trainables import trainer
 from trainables.fused_step import METRICS, FusedStep, StepConfig
 from trainables.fusion_network import FusionNetwork, build_network
 from trainables.fusion_objective import ObjectiveConfig, build_objective
-from trainables.lora import add_lora
+from trainables.lora import add_lora, merged
 from trainables.losses import Criterion
 from trainables.method import Method
 from trainables.pretrained_backbone import PretrainedConfig, load_pretrained
@@ -95,4 +95,4 @@ def reports(task: Task) -> frozenset[str]:
     return trainer.reports(task) | METRICS
 
 
-ADAGRAD_FUSION = Method("adagrad_fusion", AdagradFusionConfig, build_model, train, reports)
+ADAGRAD_FUSION = Method("adagrad_fusion", AdagradFusionConfig, build_model, train, reports, finish=merged)

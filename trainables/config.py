@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from data.dataset import LabelSet, Signal, Task
 
 Optimizer = Literal["adamw", "adam", "nadam", "sgd", "rmsprop"]
-Schedule = Literal["constant", "cosine", "one_cycle", "step", "plateau"]
+Schedule = Literal["constant", "cosine", "linear", "one_cycle", "step", "plateau"]
 Loss = Literal["auto", "bce", "cross_entropy", "focal", "mse", "mae", "huber"]
 StoppingRule = Literal["none", "plateau", "plateau_and_gap"]
 ThresholdRule = Literal["half", "best_f1", "best_fbeta", "youden", "at_sensitivity"]
@@ -31,22 +31,24 @@ def _unit(name: str) -> dict[str, Any]:
     return {"unit": name}
 
 
-class TrainConfig(BaseModel):
-    """The parameters of the shared training loop; a method's own config adds to them."""
+ADAMS: frozenset[Optimizer] = frozenset({"adamw", "adam", "nadam"})
+
+
+class LoopConfig(BaseModel):
+    """The parameters of any training loop, whatever it learns from: batches, optimiser, schedule, early stopping."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
     governed: ClassVar[Governed] = {
         "momentum": ("optimizer", frozenset({"sgd", "rmsprop"})),
+        "beta2": ("optimizer", ADAMS),
+        "adam_eps": ("optimizer", ADAMS),
         "warmup_epochs": ("schedule", frozenset({"constant", "cosine", "step", "plateau"})),
         "decay_factor": ("schedule", frozenset({"step", "plateau"})),
         "decay_epochs": ("schedule", frozenset({"step", "plateau"})),
-        "focal_gamma": ("loss", frozenset({"focal"})),
-        "huber_delta": ("loss", frozenset({"huber"})),
         "patience": ("early_stopping", frozenset({"plateau", "plateau_and_gap"})),
         "min_delta": ("early_stopping", frozenset({"plateau", "plateau_and_gap"})),
         "min_gap": ("early_stopping", frozenset({"plateau_and_gap"})),
-        "threshold_sensitivity": ("threshold_rule", frozenset({"at_sensitivity"})),
     }
 
     epochs: Annotated[int, Field(ge=1)] | None = Field(
@@ -58,17 +60,13 @@ class TrainConfig(BaseModel):
         description="Records an optimiser step, over all workers together.",
         json_schema_extra=_unit("records"),
     )
-    accumulate_steps: int = Field(
-        1,
-        ge=1,
-        description="Pieces in which a worker's share of a batch goes through the model: less memory, the same step "
-        "(batch norm excepted, whose statistics are a piece's).",
-    )
     precision: Literal["fp32", "bf16"] = Field("fp32", description="bf16: autocast; weights stay fp32.")
 
     lr: float = Field(1e-3, gt=0, description="Peak learning rate.")
     optimizer: Optimizer = Field("adamw", description="Optimiser.")
     momentum: float = Field(0.9, ge=0, lt=1, description="Momentum of sgd and rmsprop.")
+    beta2: float = Field(0.999, gt=0, lt=1, description="Decay of the Adams' mean of squared gradients.")
+    adam_eps: float = Field(1e-8, gt=0, description="What the Adams add to the root of that mean.")
     weight_decay: float = Field(
         1e-2, ge=0, description="Weight decay, of weight matrices and kernels only: not of biases and norms."
     )
@@ -76,8 +74,9 @@ class TrainConfig(BaseModel):
 
     schedule: Schedule = Field(
         "cosine",
-        description="Learning rate over training. one_cycle: up over 30 %, then cosine to nothing; step: times "
-        "decay_factor every decay_epochs; plateau: times decay_factor after decay_epochs without a better val/loss.",
+        description="Learning rate over training. linear: up over 8 %, then straight to nothing; one_cycle: up over "
+        "30 %, then cosine to nothing; step: times decay_factor every decay_epochs; plateau: times decay_factor after "
+        "decay_epochs without a better val/loss.",
     )
     warmup_epochs: float = Field(
         0.0, ge=0, description="Linear rise of the learning rate from nothing.", json_schema_extra=_unit("epochs")
@@ -87,6 +86,53 @@ class TrainConfig(BaseModel):
         3, ge=1, description="How long the schedules step and plateau wait.", json_schema_extra=_unit("epochs")
     )
 
+    early_stopping: StoppingRule = Field(
+        "none",
+        description="plateau: val/loss has not improved for `patience` epochs; plateau_and_gap: and train/loss lies "
+        "more than `min_gap` below val/loss.",
+    )
+    patience: int = Field(
+        3, ge=1, description="Epochs without a better val/loss before stopping.", json_schema_extra=_unit("epochs")
+    )
+    min_delta: float = Field(0.0, ge=0, description="By how much val/loss must fall to count as better.")
+    min_gap: float = Field(0.01, ge=0, description="The over-fitting gap that plateau_and_gap asks for.")
+
+    @model_validator(mode="after")
+    def _used(self) -> Self:
+        """Refuse a parameter that was set but that no other parameter lets work."""
+        for name, (governor, values) in self.governed.items():
+            value, governing = getattr(self, name), getattr(self, governor)
+            if value != type(self).model_fields[name].default and governing not in values:
+                allowed = ", ".join(sorted(map(str, values)))
+                raise ValueError(
+                    f"{name} works only with {governor}: {allowed}; got {name}={value!r} and {governor}={governing!r}; "
+                    f"in a search space write `when: {{{governor}: ...}}`"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _warmup_ends(self) -> Self:
+        if self.epochs is not None and self.warmup_epochs >= self.epochs:
+            raise ValueError(f"warmup_epochs must be below epochs, but got {self.warmup_epochs} of {self.epochs}")
+        return self
+
+
+class TrainConfig(LoopConfig):
+    """The parameters of the shared training loop; a method's own config adds to them."""
+
+    governed: ClassVar[Governed] = {
+        **LoopConfig.governed,
+        "focal_gamma": ("loss", frozenset({"focal"})),
+        "huber_delta": ("loss", frozenset({"huber"})),
+        "threshold_sensitivity": ("threshold_rule", frozenset({"at_sensitivity"})),
+    }
+
+    accumulate_steps: int = Field(
+        1,
+        ge=1,
+        description="Pieces in which a worker's share of a batch goes through the model: less memory, the same step "
+        "(batch norm excepted, whose statistics are a piece's).",
+    )
     loss: Loss = Field("auto", description="Training loss; auto: bce, cross_entropy or mse, by the task.")
     focal_gamma: float = Field(2.0, ge=0, description="Focusing exponent of the focal loss.")
     huber_delta: float = Field(
@@ -135,17 +181,6 @@ class TrainConfig(BaseModel):
         0.0, ge=0, description="CutMix: a box of leads x time from another record; with mixup: one of them; 0: off."
     )
 
-    early_stopping: StoppingRule = Field(
-        "none",
-        description="plateau: val/loss has not improved for `patience` epochs; plateau_and_gap: and train/loss lies "
-        "more than `min_gap` below val/loss.",
-    )
-    patience: int = Field(
-        3, ge=1, description="Epochs without a better val/loss before stopping.", json_schema_extra=_unit("epochs")
-    )
-    min_delta: float = Field(0.0, ge=0, description="By how much val/loss must fall to count as better.")
-    min_gap: float = Field(0.01, ge=0, description="The over-fitting gap that plateau_and_gap asks for.")
-
     threshold_rule: ThresholdRule = Field(
         "half", description="Decision threshold of each class (binary, multilabel), fitted on validation."
     )
@@ -155,27 +190,12 @@ class TrainConfig(BaseModel):
     threshold_sensitivity: float = Field(0.9, gt=0, le=1, description="Sensitivity the at_sensitivity rule asks for.")
 
     @model_validator(mode="after")
-    def _used(self) -> TrainConfig:
-        """Refuse a parameter that was set but that no other parameter lets work."""
-        for name, (governor, values) in self.governed.items():
-            value, governing = getattr(self, name), getattr(self, governor)
-            if value != type(self).model_fields[name].default and governing not in values:
-                allowed = ", ".join(sorted(map(str, values)))
-                raise ValueError(
-                    f"{name} works only with {governor}: {allowed}; got {name}={value!r} and {governor}={governing!r}; "
-                    f"in a search space write `when: {{{governor}: ...}}`"
-                )
-        return self
-
-    @model_validator(mode="after")
     def _consistent(self) -> TrainConfig:
         if self.accumulate_steps > self.batch_size:
             raise ValueError(
                 "accumulate_steps must not exceed batch_size, "
                 f"but got {self.accumulate_steps} pieces of {self.batch_size} records"
             )
-        if self.epochs is not None and self.warmup_epochs >= self.epochs:
-            raise ValueError(f"warmup_epochs must be below epochs, but got {self.warmup_epochs} of {self.epochs}")
         if self.window_stride is not None and self.crop_timesteps is None:
             raise ValueError(
                 f"window_stride needs crop_timesteps, but got window_stride={self.window_stride} for whole records"

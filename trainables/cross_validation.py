@@ -26,7 +26,7 @@ from trainables.methods import METHODS
 from trainables.seeds import Use, derive_seed
 from trainables.trial import State, Trial, TrialStopped
 
-SUMMED: Final = frozenset({"epoch_s", "parameters"})
+SUMMED: Final = frozenset({"epoch_s", "parameters", "trainable_parameters"})
 LARGEST: Final = frozenset({"peak_memory_bytes", "process_peak_bytes"})
 
 
@@ -46,6 +46,7 @@ def cross_validated(method: Method, n_folds: int) -> Method:
         method,
         build_model=partial(_build_model, method.build_model, n_folds),
         train=partial(_train, method.train),
+        finish=partial(_finish, method.finish),
     )
 
 
@@ -81,6 +82,12 @@ def _build_model(
     build: Callable[[Any, Signal, LabelSet], nn.Module], n_folds: int, config: Any, signal: Signal, label_set: LabelSet
 ) -> nn.Module:
     return MeanModel((build(config, signal, label_set) for _ in range(n_folds)), label_set.task)
+
+
+def _finish(finish: Callable[[nn.Module], nn.Module], model: nn.Module) -> nn.Module:
+    assert isinstance(model, MeanModel)
+    model.models = nn.ModuleList(finish(each) for each in model.models)
+    return model
 
 
 def _train(train: Callable[[Any, Dataset, Trial], None], config: Any, dataset: Dataset, trial: Trial) -> None:

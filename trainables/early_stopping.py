@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from trainables.config import StoppingRule, TrainConfig
+from trainables.config import LoopConfig, StoppingRule
 
 
 @dataclass
@@ -26,7 +26,7 @@ class EarlyStopping:
     stopped: bool = False
 
     @staticmethod
-    def from_config(config: TrainConfig) -> EarlyStopping:
+    def from_config(config: LoopConfig) -> EarlyStopping:
         return EarlyStopping(config.early_stopping, config.patience, config.min_delta, config.min_gap)
 
     def end_epoch(self, train_loss: float, val_loss: float) -> None:

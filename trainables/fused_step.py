@@ -28,6 +28,7 @@ from trainables.fusion_objective import Objective, Targets
 from trainables.ranks import sum_over_ranks
 from trainables.seeds import Use, derive_seed
 from trainables.sparsity import Score, draw_masks, measure_input_norms
+from trainables.step import Step
 from trainables.trial import State, Trial
 from trainables.zeroth_order import Direction, gradient, predicted_slopes, slopes
 
@@ -146,8 +147,8 @@ class Slopes(NamedTuple):
     directions: Sequence[Direction]
 
 
-class FusedStep:
-    """A `trainables.step.Step`. Ranks draw the same directions and add up their losses, so they follow one gradient."""
+class FusedStep(Step):
+    """Ranks draw the same directions and add up their losses, so they follow one gradient."""
 
     def __init__(
         self, network: FusionNetwork, objective: Objective, config: StepConfig, n_steps: int, trial: Trial
@@ -324,8 +325,7 @@ class FusedStep:
 
     def metrics(self) -> Mapping[str, float]:
         used, self._used = self._used, []
-        n_trained = sum(parameter.numel() for parameter in [*self.body, *self.head])
-        return {"coef": float(np.mean(used)), "trainable_parameters": float(n_trained)}
+        return {"coef": float(np.mean(used))}
 
     def state(self) -> State:
         return {"coefficient": self.coefficient.state(), "masks": self._masks}
@@ -336,8 +336,8 @@ class FusedStep:
             self._masks = [mask.to(each.device) for mask, each in zip(state["masks"], self.body, strict=True)]
 
 
-METRICS = frozenset({"coef", "trainable_parameters"})
-"""What `FusedStep` adds to reports: the epoch's mean coefficient (1: first order alone), and how much is trained."""
+METRICS = frozenset({"coef"})
+"""What `FusedStep` adds to reports: the epoch's mean coefficient (1: first order alone)."""
 
 
 def _pieces(n_records: int, n_pieces: int) -> Iterator[slice]:

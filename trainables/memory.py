@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+MEASURED_EPOCHS = 2  # whose tensors are counted: the first step lacks the optimiser's averages, and may be an epoch
 SAMPLE_EVERY_S = 0.02  # a step of training takes longer; a look costs 20 us
 
 

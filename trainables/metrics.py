@@ -46,6 +46,8 @@ def import_torchmetrics() -> None:
 
 def macro_names(task: Task) -> frozenset[str]:
     """Return the names of the macro metrics of a task; one without contrast in any class is absent from `Scores`."""
+    if task == "unlabelled":
+        return frozenset()
     names = _REGRESSION if task == "regression" else (*_RANKING, *_DECISIONS)
     return frozenset(MACRO_NAMES.get(name, name) for name in names)
 

@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
+import onnx
 import onnxruntime
 import torch
 from torch import nn
 
 from data.dataset import LabelSet, Signal
 from trainables.checkpoint import write_whole
-from trainables.lora import merged
 from trainables.method import Method
 from trainables.windows import window_signal
 
@@ -57,14 +57,18 @@ def onnx_bytes(model: nn.Module, signal: Signal) -> int:
 
 
 def static_quantities(method: Method, config: Any, signal: Signal, label_set: LabelSet) -> dict[str, float]:
-    """Return what is known of a configuration before training: `parameters` and `onnx_bytes`.
+    """Return what is known of a configuration before training: `parameters`, `trainable_parameters`, `onnx_bytes`.
 
     The model is built without memory or random numbers; an export costs 0.02 to 1 s once a structure.
     """
     with torch.device("meta"):
         model = method.build_model(config, signal, label_set)
-    n_parameters = sum(parameter.numel() for parameter in model.parameters())
-    return {"parameters": n_parameters, "onnx_bytes": onnx_bytes(model, window_signal(config, signal))}
+    sizes = [(parameter.numel(), parameter.requires_grad) for parameter in model.parameters()]
+    return {
+        "parameters": sum(size for size, _ in sizes),
+        "trainable_parameters": sum(size for size, is_trained in sizes if is_trained),
+        "onnx_bytes": onnx_bytes(method.finish(model), window_signal(config, signal)),
+    }
 
 
 def _structure(model: nn.Module, signal: Signal) -> tuple[str, ...]:
@@ -75,26 +79,29 @@ def _structure(model: nn.Module, signal: Signal) -> tuple[str, ...]:
 @torch.no_grad()
 def _fill(model: nn.Module) -> None:
     generator = torch.Generator().manual_seed(0)
-    for tensor in model.state_dict().values():
+    for tensor in (*model.parameters(), *model.buffers()):
         if tensor.is_floating_point():
             tensor.uniform_(0.5, 1.5, generator=generator)
         else:
             tensor.zero_()
 
 
-def serialise(model: nn.Module, signal: Signal, output_name: str = "logits") -> bytes:
-    """Return `model`, which is on the CPU and evaluates, as ONNX: input `ecg` of `signal`'s shape, a free batch.
+def serialise(model: nn.Module, signal: Signal, output_name: str = "logits", *, fixed_batch: bool = False) -> bytes:
+    """Return `model`, which is on the CPU and evaluates, as ONNX: input `ecg` of `signal`'s shape.
 
-    LoRA's updates become part of the weights.
+    All of it is in one piece: no weights beside it, and no notes (see `strip_notes`).
+
+    Args:
+        fixed_batch: one record at a time, as on a small device; otherwise the batch is free.
     """
-    model = merged(model)
-    example_BLT = torch.zeros(2, len(signal.lead_names), signal.n_timesteps)  # 2: a batch of 1 may be taken for fixed
+    n_records = 1 if fixed_batch else 2  # where it is free, 1 may be taken for fixed
+    example_BLT = torch.zeros(n_records, len(signal.lead_names), signal.n_timesteps)
     file: IO[bytes] = io.BytesIO()
     with warnings.catch_warnings():
         # The TorchScript exporter announces its successor on each call; the reason to stay is at the top.
         warnings.filterwarnings("ignore", category=DeprecationWarning, module=r"torch\.onnx|trainables")
-        # LSTMs and layer norm: torch's own checks of shapes can't be traced; a fixed batch is feared, two are tried.
-        shape_checks = r"torch\.nn\.(modules\.rnn|functional)"
+        # LSTMs, layer norm and attention check shapes, which cannot be traced; a fixed batch is feared, two are tried.
+        shape_checks = r"(torch\.nn\.(modules\.rnn|functional)|transformers\.integrations\.sdpa_attention)"
         warnings.filterwarnings("ignore", category=torch.jit.TracerWarning, module=shape_checks)  # type: ignore[attr-defined]
         warnings.filterwarnings("ignore", "Exporting a model to ONNX with a batch_size other than 1", UserWarning)
         warnings.filterwarnings("ignore", "Constant folding - Only steps=1", UserWarning)  # attention reads its scale
@@ -106,10 +113,19 @@ def serialise(model: nn.Module, signal: Signal, output_name: str = "logits") -> 
             opset_version=OPSET,
             input_names=["ecg"],
             output_names=[output_name],
-            dynamic_axes={"ecg": {0: "batch"}, output_name: {0: "batch"}},
+            dynamic_axes=None if fixed_batch else {"ecg": {0: "batch"}, output_name: {0: "batch"}},
         )
     file.seek(0)
     return file.read()
+
+
+def strip_notes(model: onnx.ModelProto) -> None:
+    """Take out what no runtime needs: doc strings, the nodes' metadata, and shapes of what lies between nodes."""
+    del model.graph.value_info[:]
+    for part in (model, model.graph, *model.graph.node, *model.graph.initializer):
+        part.ClearField("doc_string")
+    for node in model.graph.node:
+        del node.metadata_props[:]
 
 
 def _largest_difference(model: nn.Module, signal: Signal, path: Path) -> float:

@@ -11,38 +11,53 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from trainables.config import TrainConfig
+from trainables.config import LoopConfig
 
 ONE_CYCLE_RISE = 0.3  # share of the steps, and the rates it starts and ends at (Smith and Topin 2019, as in fastai)
 ONE_CYCLE_START = 1 / 25
 ONE_CYCLE_END = 1e-5
+LINEAR_RISE = 0.08  # HuBERT-ECG's
 
 
-def build_optimizer(config: TrainConfig, model: nn.Module) -> Optimizer:
-    """Build the optimiser over the parameters that want a gradient; decay spares biases and norms."""
-    wanted = [p for p in model.parameters() if p.requires_grad]
-    groups: list[dict[str, Any]] = [
-        {"params": [p for p in wanted if p.ndim > 1], "weight_decay": config.weight_decay},
-        {"params": [p for p in wanted if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-    groups = [group for group in groups if group["params"]]
+def _unscaled(name: str) -> float:
+    return 1.0
+
+
+def build_optimizer(config: LoopConfig, model: nn.Module, lr_scale: Callable[[str], float] = _unscaled) -> Optimizer:
+    """Build the optimiser over the parameters that want a gradient; decay spares biases and norms.
+
+    Args:
+        lr_scale: a parameter's name -> what its learning rate is multiplied by.
+    """
+    groups = _parameter_groups(config, model, lr_scale)
+    adam: dict[str, Any] = {"betas": (0.9, config.beta2), "eps": config.adam_eps}
     # Fused: one kernel for all parameters instead of a Python loop over them.
     if config.optimizer == "adamw":
-        return torch.optim.AdamW(groups, lr=config.lr, fused=True)
+        return torch.optim.AdamW(groups, lr=config.lr, fused=True, **adam)
     if config.optimizer == "adam":
-        return torch.optim.Adam(groups, lr=config.lr, fused=True)
+        return torch.optim.Adam(groups, lr=config.lr, fused=True, **adam)
     if config.optimizer == "nadam":
-        return torch.optim.NAdam(groups, lr=config.lr, decoupled_weight_decay=True)
+        return torch.optim.NAdam(groups, lr=config.lr, decoupled_weight_decay=True, **adam)
     if config.optimizer == "sgd":
         return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, fused=True)
     return torch.optim.RMSprop(groups, lr=config.lr, momentum=config.momentum)
+
+
+def _parameter_groups(config: LoopConfig, model: nn.Module, lr_scale: Callable[[str], float]) -> list[dict[str, Any]]:
+    wanted = [(lr_scale(name), p) for name, p in model.named_parameters() if p.requires_grad]
+    return [
+        {"params": params, "weight_decay": decay, "lr_scale": scale}
+        for scale in dict.fromkeys(scale for scale, _ in wanted)
+        for decay, is_decayed in ((config.weight_decay, True), (0.0, False))
+        if (params := [p for own, p in wanted if own == scale and (p.ndim > 1) == is_decayed])
+    ]
 
 
 @dataclass
 class LearningRate:
     """The learning rate of every optimiser step; `scale`, `best` and `stale` belong to the plateau schedule."""
 
-    config: TrainConfig
+    config: LoopConfig
     steps_per_epoch: int
     epochs: int
     scale: float = 1.0
@@ -56,10 +71,10 @@ class LearningRate:
         return self.config.lr * warmup * shape
 
     def apply(self, optimizer: Optimizer, step: int) -> float:
-        """Set the rate of `step` in `optimizer`, and return it."""
+        """Set the rate of `step` in `optimizer`, times each group's `lr_scale`; returns it without that."""
         lr = self.at(step)
         for group in optimizer.param_groups:
-            group["lr"] = lr
+            group["lr"] = lr * group.get("lr_scale", 1.0)
         return lr
 
     def end_epoch(self, val_loss: float) -> None:
@@ -94,6 +109,12 @@ def _cosine_shape(rate: LearningRate, step: int) -> float:
     return _cosine(max(0.0, step - warmup_steps) / (total - warmup_steps))
 
 
+def _linear_shape(rate: LearningRate, step: int) -> float:
+    total = rate.epochs * rate.steps_per_epoch
+    rise = max(1.0, LINEAR_RISE * total)
+    return min((step + 1) / rise, (total - step) / max(1.0, total - rise))
+
+
 def _one_cycle_shape(rate: LearningRate, step: int) -> float:
     share = step / (rate.epochs * rate.steps_per_epoch)
     if share < ONE_CYCLE_RISE:
@@ -110,6 +131,7 @@ def _step_shape(rate: LearningRate, step: int) -> float:
 _SHAPES: dict[str, Callable[[LearningRate, int], float]] = {
     "constant": lambda rate, step: 1.0,
     "cosine": _cosine_shape,
+    "linear": _linear_shape,
     "one_cycle": _one_cycle_shape,
     "step": _step_shape,
     "plateau": lambda rate, step: rate.scale,

@@ -17,8 +17,10 @@ class Use(IntEnum):
     AUGMENT = 3
     MIX = 4
     FOLD = 5  # the trial's seed of each fold of a cross-validation
+    BACKBONE = 9  # random weights that all trials share
     DIRECTION = 20  # of a zeroth-order gradient
     SPARSITY = 21
+    MASK = 22  # of tokens, in pretraining
 
 
 def derive_seed(use: Use, *entropy: int) -> int:

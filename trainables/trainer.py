@@ -5,7 +5,8 @@ B: records of a batch (over all ranks together), L: leads, T: timesteps, K: outp
 Exactness, which the tests hold it to:
 - Everything random follows from (trial's seed, epoch, ...), so a resumed trial continues bit for bit.
 - A step follows the mean loss over the whole batch, however it is cut into ranks and pieces: each piece's
-  sum of losses is divided by the batch's total weight, which all ranks agree on before the first forward pass.
+  sum of losses is divided by the batch's total weight, which all ranks agree on before the first forward pass
+  (`trainables.back_propagation`, or a method's own `trainables.step.Step`).
 - Batch norm sees what one rank computes at once (on GPUs: what all ranks do). It cannot be trained on
   fewer than two records; such a piece goes through it with the running statistics.
 """
@@ -13,42 +14,50 @@ Exactness, which the tests hold it to:
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from data.dataset import Batch, Dataset, Task
 from trainables.augmentation import RecordSeeds, augment_records, mix_records
-from trainables.batch_norm import fitting
+from trainables.back_propagation import BackPropagation
 from trainables.config import TrainConfig, check_config
 from trainables.early_stopping import EarlyStopping
 from trainables.evaluation import Evaluation, assess, predict
 from trainables.losses import Criterion, build_criterion, targets_from_labels
-from trainables.memory import PeakMemory
+from trainables.memory import MEASURED_EPOCHS, PeakMemory
 from trainables.metrics import import_torchmetrics, macro_names
 from trainables.optimisation import LearningRate, build_optimizer
-from trainables.ranks import across_ranks, share_buffers, sum_over_ranks, synchronise_batch_norm
+from trainables.ranks import share_buffers, sum_over_ranks, synchronise_batch_norm
 from trainables.seeds import Use, derive_seed
 from trainables.standardise import fit_output_units
 from trainables.step import BuildStep, Step
 from trainables.trial import State, Trial
 
-MEASURED_EPOCHS = 2  # whose memory is counted: the first step lacks the optimiser's averages, and may be an epoch
-_OWN = {
-    *("train/loss", "val/loss", "val/classes_left_out", "lr", "epoch_s", "parameters"),
+OWN = {
+    *("train/loss", "val/loss", "val/classes_left_out", "lr", "epoch_s", "parameters", "trainable_parameters"),
     *("peak_memory_bytes", "process_peak_bytes"),
 }
+Scores = Callable[[Evaluation], Mapping[str, float]]
+
+
+def no_more_scores(evaluation: Evaluation) -> Mapping[str, float]:
+    """Return nothing: a method's own validation metrics, where it has none."""
+    return {}
 
 
 def fit(
-    model: nn.Module, config: TrainConfig, dataset: Dataset, trial: Trial, build_step: BuildStep | None = None
+    model: nn.Module,
+    config: TrainConfig,
+    dataset: Dataset,
+    trial: Trial,
+    build_step: BuildStep | None = None,
+    more_scores: Scores = no_more_scores,
 ) -> None:
     """Train `model` in place until `config.epochs`, early stopping or `TrialStopped`, reporting every epoch.
 
@@ -57,6 +66,7 @@ def fit(
 
     Args:
         build_step: builds what finds each step's gradient and adds to the reports; None: back-propagation.
+        more_scores: of each epoch's answers on validation; reported as `val/<name>` beside the others.
 
     Raises:
         ValueError: `config` does not fit the data set, or a split has no records.
@@ -65,7 +75,6 @@ def fit(
     """
     learner = _Learner.build(model, config, dataset, trial, build_step)
     first_epoch = learner.restore(trial.restore()) + 1
-    forward = across_ranks(learner.model, trial) if learner.step is None else learner.model
     import_torchmetrics()
     with PeakMemory(trial.device, held=learner.model.state_dict().values()) as memory:
         for epoch in range(first_epoch, learner.epochs + 1):
@@ -74,19 +83,21 @@ def fit(
             if epoch == first_epoch + MEASURED_EPOCHS:
                 memory.end_counting()
             start_s = time.perf_counter()
-            train_loss, lr = _train_epoch(learner, forward, dataset, trial, epoch)
+            train_loss, lr = _train_epoch(learner, dataset, trial, epoch)
             val_loss, evaluation = _validate(learner, dataset, trial, epoch)
             learner.end_epoch(train_loss, val_loss)
             metrics = {
                 "train/loss": train_loss,
                 "val/loss": val_loss,
                 **_flat(evaluation),
+                **{f"val/{name}": value for name, value in more_scores(evaluation).items()},
                 "lr": lr,
                 "epoch_s": time.perf_counter() - start_s,
                 "peak_memory_bytes": float(memory.peak_bytes),
                 "process_peak_bytes": float(memory.process_peak_bytes),
                 "parameters": float(learner.n_parameters),
-                **({} if learner.step is None else learner.step.metrics()),
+                "trainable_parameters": float(learner.n_trainable),
+                **learner.step.metrics(),
             }
             trial.report(epoch, metrics, partial(learner.state, epoch, evaluation))
 
@@ -95,7 +106,7 @@ def reports(task: Task) -> frozenset[str]:
     """Return the names of what `fit` reports every epoch; a metric that the validation records leave undefined is
     absent from a report."""
     scores = {f"val/{name}" for name in macro_names(task)}
-    return frozenset(scores | _OWN)
+    return frozenset(scores | OWN)
 
 
 @dataclass
@@ -109,7 +120,7 @@ class _Learner:
     optimizer: Optimizer
     lr: LearningRate
     stopping: EarlyStopping
-    step: Step | None
+    step: Step
 
     @staticmethod
     def build(
@@ -122,20 +133,28 @@ class _Learner:
         model = synchronise_batch_norm(model.to(trial.device), trial)
         criterion = build_criterion(config, dataset.label_set, labels_NK).to(trial.device)
         lr = LearningRate(config, -(-dataset.train.n_records // config.batch_size), epochs)
+        if build_step is None:
+            step: Step = BackPropagation(model, criterion, config, trial)
+        else:
+            step = build_step(model, criterion, lr.steps_per_epoch * epochs)
         return _Learner(
             config=config,
             epochs=epochs,
             model=model,
             criterion=criterion,
-            optimizer=build_optimizer(config, model),
+            optimizer=build_optimizer(config, model, step.lr_scale),
             lr=lr,
             stopping=EarlyStopping.from_config(config),
-            step=None if build_step is None else build_step(model, criterion, lr.steps_per_epoch * epochs),
+            step=step,
         )
 
     @property
     def n_parameters(self) -> int:
         return sum(parameter.numel() for parameter in self.model.parameters())
+
+    @property
+    def n_trainable(self) -> int:
+        return sum(parameter.numel() for parameter in self.model.parameters() if parameter.requires_grad)
 
     def end_epoch(self, train_loss: float, val_loss: float) -> None:
         self.lr.end_epoch(val_loss)
@@ -148,8 +167,8 @@ class _Learner:
             "optimizer": self.optimizer.state_dict(),
             "lr": self.lr.state(),
             "stopping": self.stopping.state(),
+            "step": self.step.state(),
             "thresholds": evaluation.thresholds_K.tolist(),
-            **({} if self.step is None else {"step": self.step.state()}),
         }
 
     def restore(self, state: State | None) -> int:
@@ -160,8 +179,7 @@ class _Learner:
         self.optimizer.load_state_dict(state["optimizer"])
         self.lr.load(state["lr"])
         self.stopping.load(state["stopping"])
-        if self.step is not None:
-            self.step.load(state["step"])
+        self.step.load(state["step"])
         return int(state["epoch"])
 
 
@@ -175,12 +193,10 @@ def _checked_epochs(config: TrainConfig, dataset: Dataset) -> int:
     return config.epochs
 
 
-def _train_epoch(
-    learner: _Learner, forward: nn.Module, dataset: Dataset, trial: Trial, epoch: int
-) -> tuple[float, float]:
+def _train_epoch(learner: _Learner, dataset: Dataset, trial: Trial, epoch: int) -> tuple[float, float]:
     """Train on every record once; return the mean training loss and the last learning rate."""
     torch.manual_seed(derive_seed(Use.FORWARD, trial.seed, epoch, trial.rank))
-    forward.train()
+    learner.model.train()
     batches = dataset.train.batches(
         learner.config.batch_size,
         shuffle_seed=derive_seed(Use.SHUFFLE, trial.seed, epoch),
@@ -192,13 +208,11 @@ def _train_epoch(
     for number, (ecg_BLT, targets_BK) in enumerate(prepared, start=(epoch - 1) * learner.lr.steps_per_epoch):
         lr = learner.lr.apply(learner.optimizer, number)
         learner.optimizer.zero_grad()
-        if learner.step is None:
-            sums.append(_back_propagate(learner, forward, ecg_BLT, targets_BK, trial.world_size))
-        else:
-            sums.append(learner.step.gradient(ecg_BLT, targets_BK, number))
+        sums.append(learner.step.gradient(ecg_BLT, targets_BK, number))
         if learner.config.clip_norm is not None:
             nn.utils.clip_grad_norm_(learner.model.parameters(), learner.config.clip_norm)
         learner.optimizer.step()
+        learner.step.after(number)
     return _mean_loss(sum_over_ranks(torch.stack(sums), trial.world_size), epoch), lr
 
 
@@ -210,8 +224,7 @@ def _prepared(
     for number, batch in enumerate(batches):
         ecg_BLT = augment_records(batch, config, dataset.signal.fs_hz, seeds)
         targets_BK = targets_from_labels(batch.labels_BK, dataset.label_set).numpy()
-        if learner.step is not None:
-            targets_BK = learner.step.targets(targets_BK)
+        targets_BK = learner.step.targets(targets_BK)
         ecg_BLT, targets_BK = mix_records(ecg_BLT, targets_BK, config, trial.seed, epoch, number, trial.rank)
         yield _to_device(ecg_BLT, trial.device), _to_device(targets_BK, trial.device)
 
@@ -219,47 +232,6 @@ def _prepared(
 def _to_device(array: np.ndarray, device: torch.device) -> Tensor:
     tensor = torch.from_numpy(array)
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
-
-
-def _back_propagate(
-    learner: _Learner, forward: nn.Module, ecg_BLT: Tensor, targets_BK: Tensor, world_size: int
-) -> Tensor:
-    """Find the gradient of the mean loss; return (sum of losses, sum of weights) of this rank's share."""
-    config, criterion = learner.config, learner.criterion
-    weight = criterion.weight(targets_BK)
-    # DDP averages the ranks' gradients: times world_size gives their sum, over the weight of the whole batch.
-    scale = world_size / sum_over_ranks(weight, world_size).clamp(min=1e-12)
-    loss = torch.zeros((), device=ecg_BLT.device)
-    for piece, is_last in _pieces(ecg_BLT, targets_BK, config.accumulate_steps, world_size):
-        with _gradients_stay_here(forward, unless=is_last), fitting(learner.model, len(piece[0])):
-            with torch.autocast(ecg_BLT.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
-                logits_BK = forward(piece[0])
-            piece_loss = criterion.total(logits_BK.float(), piece[1])
-            (piece_loss * scale).backward()  # type: ignore[no-untyped-call]
-        loss += piece_loss.detach()
-    return torch.stack([loss, weight])
-
-
-def _pieces(
-    ecg_BLT: Tensor, targets_BK: Tensor, n_pieces: int, world_size: int
-) -> Iterator[tuple[tuple[Tensor, Tensor], bool]]:
-    """Cut a rank's share of a batch into pieces, with whether each is the last.
-
-    Several ranks run the same number of pieces, empty ones too, or they would wait for one another for ever.
-    """
-    pieces = list(zip(ecg_BLT.tensor_split(n_pieces), targets_BK.tensor_split(n_pieces), strict=True))
-    if world_size == 1:
-        pieces = [piece for piece in pieces if len(piece[0])]
-    for number, piece in enumerate(pieces, start=1):
-        yield piece, number == len(pieces)
-
-
-def _gradients_stay_here(forward: nn.Module, unless: bool) -> AbstractContextManager[None]:
-    """Put off the exchange of gradients between ranks to the last piece of a batch."""
-    if unless or not isinstance(forward, DistributedDataParallel):
-        return nullcontext()
-    local: AbstractContextManager[None] = forward.no_sync()
-    return local
 
 
 def _mean_loss(sums_S2: Tensor, epoch: int) -> float:

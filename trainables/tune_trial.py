@@ -24,7 +24,9 @@ from ray.train import ScalingConfig
 from ray.train.torch import TorchTrainer
 
 from trainables.checkpoint import load_checkpoint, save_checkpoint, save_weights
+from trainables.criterion import with_criteria
 from trainables.decisions import Verdict
+from trainables.degeneracy import is_degenerate_report
 from trainables.method import Method
 from trainables.trial import State, TrialStopped
 
@@ -53,6 +55,7 @@ class TrialSetup:
     workers: int  # 0: in the trial's own process; N: a worker group of N processes
     cpus: float  # a worker's, or the trial's where workers is 0
     gpus: float
+    criteria: tuple[str, ...] = ()  # metrics of metrics that the spec names; see `trainables.criterion`
 
 
 @dataclass(frozen=True)
@@ -67,10 +70,16 @@ class TrialTask:
 
 @dataclass(frozen=True)
 class Best:
-    """The best epoch so far, by the sweep's first objective."""
+    """The best epoch so far, by the sweep's first objective; a degenerate one only until there is another."""
 
     value: float
     epoch: int
+    degenerate: bool = False
+
+    def is_beaten_by(self, other: Best, maximise: bool) -> bool:
+        if self.degenerate != other.degenerate:
+            return self.degenerate
+        return other.value > self.value if maximise else other.value < self.value
 
 
 class TuneTrial:
@@ -103,11 +112,11 @@ class TuneTrial:
         self._tell(epoch, payload)
 
     def _save(self, epoch: int, metrics: Mapping[str, float], state: State) -> dict[str, Any]:
+        metrics = with_criteria(metrics, self._setup.criteria)
         check_metrics(epoch, metrics, self._setup.metric)
-        value = float(metrics[self._setup.metric])
-        sign = 1 if self._setup.maximise else -1
-        improved = self._best is None or sign * value > sign * self._best.value
-        best = Best(value, epoch) if improved or self._best is None else self._best
+        now = Best(float(metrics[self._setup.metric]), epoch, is_degenerate_report(metrics))
+        improved = self._best is None or self._best.is_beaten_by(now, self._setup.maximise)
+        best = now if improved or self._best is None else self._best
         extra = {f"best/{self._setup.metric}": best.value, "best_epoch": best.epoch}
         payload = {"epoch": epoch, "metrics": {**{name: float(v) for name, v in metrics.items()}, **extra}}
         self.folder.mkdir(parents=True, exist_ok=True)

@@ -12,15 +12,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.dataset import Batch, Signal
-from trainables.config import TrainConfig
+from trainables.config import LoopConfig, TrainConfig
 
 
-def window_timesteps(config: TrainConfig, signal: Signal) -> int:
-    """Return how many timesteps of a record the model sees at once."""
-    return signal.n_timesteps if config.crop_timesteps is None else config.crop_timesteps
+def window_timesteps(config: LoopConfig, signal: Signal) -> int:
+    """Return how many timesteps of a record the model sees at once; all of them where the method does not crop."""
+    crop_timesteps = config.crop_timesteps if isinstance(config, TrainConfig) else None
+    return signal.n_timesteps if crop_timesteps is None else crop_timesteps
 
 
-def window_signal(config: TrainConfig, signal: Signal) -> Signal:
+def window_signal(config: LoopConfig, signal: Signal) -> Signal:
     """Return the shape of the model's input: the record's signal, as long as one window."""
     return replace(signal, n_timesteps=window_timesteps(config, signal))
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import data_throughput, disk_formats, distillation, ingest, memory, streaming, trial_overhead
+from benchmarks import data_throughput, disk_formats, distillation, ingest, memory, pretrain, streaming, trial_overhead
 
 pytestmark = [
     pytest.mark.slow,
@@ -74,3 +74,11 @@ def test_distillation_compares_a_students_latency_with_its_teachers(tmp_path: Pa
     medians = medians_of(file)
     assert medians["teacher / student, latency"] > 0
     assert medians["tinylight.onnx, size"] > medians["nano.onnx, size"]
+
+
+def test_pretrain_compares_features_with_loops_and_training_with_transformers(tmp_path: Path) -> None:
+    file = tmp_path / "result.json"
+    arguments = ["--repeats", "1", "--records", "200", "--loop-records", "5", "--json", str(file)]
+    assert pretrain.main(arguments) == 0
+    assert all(median > 0 for median in medians_of(file).values())
+    assert len(medians_of(file)) == 7

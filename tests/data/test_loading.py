@@ -22,7 +22,7 @@ from data.loading import (
 )
 from data.materialisation import roles_that_fit
 from data.store import CorruptShard, read_manifest
-from tests.data.toy_reader import ToyReader, toy_ecg
+from tests.data.toy_reader import ToyReader, UnlabelledReader, toy_ecg
 
 GLOBAL = [{"notch": {"freq_hz": 20}}, {"zscore": {"per": "global"}}]
 
@@ -290,3 +290,31 @@ def test_a_synthetic_store_is_described_before_and_made_at_first_use(tmp_path: P
     assert description.signal == signal
     with pytest.raises(ValueError, match=r"not from data.synthetic"):
         describe(config(tmp_path / "s", labels=None, synthetic={"task": "af_segments", "n_records": 61}))
+
+
+def test_a_store_without_labels_is_for_pretraining(tmp_path: Path) -> None:
+    ingest_serially(UnlabelledReader(n_records=200), tmp_path / "store")
+    with pytest.raises(ValueError, match=r"has no labels, .*pretrain on it with data\.labels: none"):
+        describe(DataConfig(store=str(tmp_path / "store")))
+    described = describe(DataConfig(store=str(tmp_path / "store"), labels="none"))
+    assert (described.label_set.task, described.label_set.n_outputs) == ("unlabelled", 0)
+    dataset = load(DataConfig(store=str(tmp_path / "store"), labels="none"))
+    assert dataset.train.n_records == described.counts["train"].n_records > 0
+    assert dataset.train.labels_NK.shape == (dataset.train.n_records, 0)
+
+
+@pytest.mark.parametrize("more", [{}, {"finetune_label_ratio": 0.5}, {"k_fold": {"k": 5, "fold": 1}}])
+def test_labels_none_takes_every_record_of_a_labelled_store(store: Path, more: dict[str, Any]) -> None:
+    described = describe(config(store, labels="none", **more))
+    dataset = load(config(store, labels="none", **more))
+    assert dataset.train.n_records == described.counts["train"].n_records
+    kept = load(config(store, labels="sex", drop_unlabelled=False))
+    if not more:
+        np.testing.assert_array_equal(dataset.train.record_ids, kept.train.record_ids)
+
+
+def test_records_without_labels_are_shared_through_ray(store: Path, ray_cluster: None) -> None:
+    shared = materialise(config(store, labels="none"))
+    batch = next(shared.open().val.batches(5))
+    assert batch.labels_BK.shape == (5, 0)
+    np.testing.assert_array_equal(batch.ecg_BLT, next(load(config(store, labels="none")).val.batches(5)).ecg_BLT)

@@ -38,7 +38,7 @@ def test_a_preset_in_a_spec_becomes_its_steps(preset: PresetName) -> None:
     assert [step.operation for step in resolved.preprocess[:-1]] == list(PRESETS[preset])
     written = resolved.model_dump(mode="json")["preprocess"]
     assert "preset" not in str(written)
-    assert config(*written) == resolved
+    assert config(*written).preprocess == resolved.preprocess
 
 
 def test_an_unknown_preset_is_refused() -> None:
@@ -114,3 +114,11 @@ def test_ecg_fm_gives_the_outputs_of_its_own_pipeline(recordings: Path, exam: st
         assert ours_LT.shape == theirs_LT.shape == (12, 3667)
     # In standard deviations; float32 keeps 7 digits.
     assert_allclose(ours_LT[:, start : start + theirs_LT.shape[1]], theirs_LT, atol=5e-6)
+
+
+def test_hubert_ecgs_preset_keeps_records_without_a_label_unless_told_otherwise() -> None:
+    preset = [{"preset": "hubert_ecg"}]
+    assert not DataConfig.model_validate({"store": "x", "preprocess": preset}).drop_unlabelled
+    assert DataConfig.model_validate({"store": "x", "preprocess": preset, "drop_unlabelled": True}).drop_unlabelled
+    assert DataConfig.model_validate({"store": "x", "preprocess": [{"preset": "ecg_fm"}]}).drop_unlabelled
+    assert DataConfig.model_validate({"store": "x"}).drop_unlabelled

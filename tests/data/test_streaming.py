@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from tests.data.toy_reader import ToyReader, toy_ecg
 
 N_SHARDS, SHARD_RECORDS, PIECE_RECORDS = 20, 1398, 87  # shards of 64 MiB and pieces of 4 MiB of 12 x 1,000
 SORTED_SHARD_N = np.repeat(np.arange(N_SHARDS), SHARD_RECORDS)
+SORTED_ROW_N = np.tile(np.arange(SHARD_RECORDS), N_SHARDS)
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +51,7 @@ def order_of(split: Split, seed: int, batch_size: int = 32) -> list[int]:
 
 def sorted_store_order(seed: int) -> NDArray[np.int64]:
     """Return the order of an epoch over 20 shards of 64 MiB, without a store."""
-    return epoch_order(cut_pieces(SORTED_SHARD_N, PIECE_RECORDS), seed).order_N
+    return epoch_order(cut_pieces(SORTED_SHARD_N, SORTED_ROW_N, PIECE_RECORDS), seed).order_N
 
 
 # --- which records
@@ -96,10 +98,22 @@ def test_an_order_has_every_position_once_in_windows_of_bounded_size(
     shard_sizes: list[int], piece_records: int, seed: int | None
 ) -> None:
     shard_N = np.repeat(np.arange(len(shard_sizes)), shard_sizes)
-    epoch = epoch_order(cut_pieces(shard_N, piece_records), seed)
+    row_N = np.concatenate([np.arange(size) for size in shard_sizes])
+    epoch = epoch_order(cut_pieces(shard_N, row_N, piece_records), seed)
     assert sorted(epoch.order_N.tolist()) == list(range(len(shard_N)))
     assert epoch.window_ends[-1] == len(shard_N)
     assert max(np.diff([0, *epoch.window_ends])) <= streaming.WINDOW_PIECES * piece_records
+
+
+@given(st.lists(st.booleans(), min_size=1, max_size=300), st.integers(1, 30), st.integers(1, 50))
+def test_a_piece_spans_few_rows_however_few_are_selected(chosen: list[bool], size: int, shard_rows: int) -> None:
+    shard_N, row_N = np.divmod(np.flatnonzero(chosen), shard_rows)
+    bounds = cut_pieces(shard_N, row_N, size)
+    assert bounds[0] == 0
+    assert bounds[-1] == len(row_N)
+    for start, stop in pairwise(bounds):
+        assert len(set(shard_N[start:stop])) == 1
+        assert row_N[stop - 1] - row_N[start] < size
 
 
 @given(shard_pieces=st.lists(st.integers(1, 40), min_size=1, max_size=20), n_windows=st.integers(1, 30))
@@ -111,7 +125,7 @@ def test_every_window_gets_its_share_of_every_shard(shard_pieces: list[int], n_w
 
 
 def test_a_split_without_records_has_no_batches(store: Path) -> None:
-    assert epoch_order(cut_pieces(np.empty(0, np.int64), 5), 1).order_N.tolist() == []
+    assert epoch_order(cut_pieces(np.empty(0, np.int64), np.empty(0, np.int64), 5), 1).order_N.tolist() == []
 
 
 # --- how well mixed

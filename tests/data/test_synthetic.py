@@ -132,7 +132,7 @@ def test_another_seed_or_task_makes_other_records() -> None:
 
 def test_the_reader_is_a_reader_and_says_that_its_records_are_synthetic() -> None:
     reader: Reader = SyntheticReader(SyntheticConfig(task="rhythm"))
-    assert reader.header.notes == ("synthetic",)
+    assert reader.header.notes == ("the records are synthetic",)
     assert reader.header.patients_known
     assert reader.header.folds == {"train": tuple(range(1, 9)), "val": (9,), "test": (10,)}
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -81,3 +81,14 @@ class ToyReader:
 def toy_ecg(record: int, n_timesteps: int) -> np.ndarray:
     """Return ecg_LT: exact in float16, different in every record and lead."""
     return np.float32((record + np.arange(3)[:, np.newaxis]) * 0.25 + (np.arange(n_timesteps) % 8) * 0.125)
+
+
+class UnlabelledReader(ToyReader):
+    """The same records without any label set."""
+
+    @property
+    def header(self) -> Header:
+        return replace(super().header, label_sets={})
+
+    def read(self, chunk: range) -> RecordBlock:
+        return replace(super().read(chunk), labels={})

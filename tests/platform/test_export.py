@@ -104,6 +104,23 @@ def test_int8_is_calibrated_on_training_records_and_costs_what_it_says(
     assert (tmp_path / "int8.onnx").exists()
 
 
+def test_edge_files_take_preprocessed_windows_and_are_tried_on_validation(
+    small_run: SmallRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = run(capsys, small_run.folder, "--format", "edge", "--out", tmp_path / "edge")
+    sizes = {path.name: path.stat().st_size for path in (tmp_path / "edge").iterdir()}
+    assert set(sizes) == {"model_fp32.onnx", "model_int8_qdq.onnx", "model_int8_qoperator.onnx"}
+    assert f"smallest: {min(sizes, key=lambda name: sizes[name])}" in text
+    trained = read_trained_model(small_run.folder)
+    (line,) = [line for line in text.splitlines() if line.strip().startswith("auroc")]
+    assert float(line.split()[1]) == pytest.approx(trained.card.val["auroc"], abs=1e-4)
+    session = onnxruntime.InferenceSession(tmp_path / "edge" / "model_fp32.onnx")
+    assert session.get_inputs()[0].shape == [1, 12, 150]
+    assert "name a new or an empty one" in refused(
+        capsys, small_run.folder, "--format", "edge", "--out", tmp_path / "edge"
+    )
+
+
 def test_bad_input_is_refused_in_one_line_and_leaves_nothing(
     small_run: SmallRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

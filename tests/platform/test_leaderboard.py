@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Container, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +13,11 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
+from platform.checkpoints import rank
 from platform.journal import Event, SweepRecord, replay
-from platform.leaderboard import Mode, leaderboard, pareto_front, write_leaderboard
+from platform.leaderboard import leaderboard, pareto_front, write_leaderboard
+from platform.quantities import Mode
+from platform.study_db import outcome_quantities
 from tests.platform.journals import START_S, finished_sweep
 
 
@@ -63,6 +67,34 @@ def test_trials_that_break_a_constraint_rank_behind_those_that_keep_all() -> Non
     ranked = table[table["rank"].notna()]
     assert ranked["trial"].iloc[-1] == first
     assert not ranked["feasible"].iloc[-1]
+
+
+def test_a_degenerate_classifier_is_never_the_best_whatever_its_metric() -> None:
+    """Neither a trial that is nothing else, nor a degenerate epoch of another one."""
+    events = finished_sweep(10)
+    first, second = leaderboard(replay(events), "val/auroc", "max")["trial"].iloc[:2]
+    marked = [_marked(e, {first: range(1, 99), second: [2]}) for e in events]
+    record = replay(marked)
+    ranked = [trial.trial for trial in rank(record, [("val/auroc", "max")])]
+    assert first not in ranked
+    assert ranked[0] == second
+    table = leaderboard(record, "val/auroc", "max").set_index("trial")
+    assert not table.loc[first, "feasible"]
+    assert table.loc[second, "best_epoch"] != 2
+    reports = record.trials[second].reports
+    sound = max(report["val/auroc"] for epoch, report in reports.items() if epoch != 2)
+    assert record.trials[second].best("val/auroc", maximise=True) == sound
+    assert outcome_quantities(record.trials[second], [("val/auroc", "max")])["val/auroc"] == sound
+
+
+def _marked(event: Event, degenerate: Mapping[str, Container[int]]) -> Event:
+    """Say of every epoch whether it is degenerate; those that are have a perfect metric."""
+    if event.kind != "reported":
+        return event
+    metrics = dict(event.body["metrics"])
+    if event.body["epoch"] in degenerate.get(event.trial, ()):
+        metrics |= {"val/auroc": 1.0, "val/degenerate": 1.0}
+    return Event(event.kind, event.time_s, event.trial, {**event.body, "metrics": metrics})
 
 
 def test_a_sweep_without_trials_has_an_empty_leaderboard() -> None:

@@ -20,8 +20,9 @@ from platform.finished_sweep import Findings, FinishedSweep
 from platform.journal import Event, Journal, SweepRecord, replay
 from platform.method_outcomes import METHOD_OUTCOMES, MethodOutcome
 from platform.outcome import PREDICTIONS_FILE, Outcome, conclude
-from platform.report import PlainTable, TestResult
+from platform.page import Cell, Table
 from platform.study_db import frozen_trials
+from platform.test_result import TestResult
 from platform.trained_model import DATA_CARD_NAME
 from tests.platform.specs import make_spec
 from tests.trainables.tiny_dataset import tiny_dataset
@@ -167,7 +168,7 @@ def test_a_method_adds_its_own_tables_lines_files_and_looks_at_test(
             assert tested is not None
             metrics[trial.trial] = tested.metrics
         (finished.result / "note.txt").write_text("mine")
-        table = PlainTable("Own table", "of the method", ("cell", "auroc"), [("a", "0.5")])
+        table = Table("Own table", "of the method", ("cell", "auroc"), [(Cell("a"), Cell("0.5"))])
         return Findings(["own line"], [table], ["own note"])
 
     monkeypatch.setitem(METHOD_OUTCOMES, SPEC.method, MethodOutcome(conclude))

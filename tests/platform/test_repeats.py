@@ -162,5 +162,5 @@ def test_the_spread_of_the_repeats_stands_in_leaderboard_table_and_file(folder: 
     assert result.metrics()["repeats/val/auroc/high"] == val.high
     assert val.text in "\n".join(result.lines())
     own = record.trials[BEST].best("val/auroc", maximise=True)
-    assert result.table().rows[0][:3] == ("val/auroc", f"{own:.4f}", f"{val.mean:.4f}")
+    assert tuple(cell.text for cell in result.table().rows[0][:3]) == ("val/auroc", f"{own:.4f}", f"{val.mean:.4f}")
     assert (folder / "repeats.csv").read_text().splitlines()[0].startswith("repeat,seed,best_epoch,val/auroc")

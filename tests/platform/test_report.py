@@ -15,8 +15,9 @@ from sklearn.metrics import roc_auc_score
 from platform import figures
 from platform.figures import Objectives
 from platform.journal import Event, SweepRecord, replay
-from platform.report import ReportInput, TestResult, best_trial, render_report, write_report
+from platform.report import ReportInput, best_trial, render_report, write_report
 from platform.study_db import frozen_trials
+from platform.test_result import TestResult
 from tests.platform.journals import START_S, finished_sweep
 
 ONE: Objectives = [("val/auroc", "max")]
@@ -137,7 +138,7 @@ def test_a_sweep_whose_trials_all_failed_has_a_report_too(tmp_path: Path) -> Non
     write_report(tmp_path / "report.html", ReportInput(record, None, TWO, 27, "quick", "", {}, ""))
     text = Page((tmp_path / "report.html").read_text(encoding="utf-8")).text
     assert "no trial that keeps the constraints completed or was stopped" in text
-    assert "No completed trial keeps the constraints." in text
+    assert "Needs two numbers in which completed or stopped trials differ." in text
     assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
 
 

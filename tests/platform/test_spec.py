@@ -172,9 +172,9 @@ def test_an_override_of_what_an_alias_shares_changes_one_key_only(write: Write) 
         ("trials: 30", "trials: 0", ":17: budget.trials: must be greater than or equal to 1; got 0"),
         ("trials: 30", "trials: '30'", ":17: budget.trials: must be a valid integer; got '30'"),
         (", epochs: 27", "", ":17: budget.epochs: required, but not given"),
-        ("method: supervised", "method: supervize", ":3: method: must be one of supervised; got 'supervize'; did you "
-         "mean 'supervised'?"),
-        ("method: supervised", "stages: {}", ":3: stages: unknown key"),
+        ("method: supervised", "method: supervize", f":3: method: must be one of {', '.join(METHODS)}; got "
+         "'supervize'; did you mean 'supervised'?"),
+        ("method: supervised", "stages: {}", ":3: stages: unknown key; did you mean 'targets'?"),
         ("name: tiny", "name: a/b", ":1: name: must match pattern '^[A-Za-z0-9][A-Za-z0-9._-]*$'; got 'a/b'"),
     ],
 )  # fmt: skip
@@ -354,6 +354,18 @@ def test_what_is_no_bound_is_refused(text: str) -> None:
         Constraint.parse(text)
 
 
+def test_a_criterion_of_several_metrics_may_be_searched_and_bounded() -> None:
+    name = "val/min_of-f1-accuracy-precision-recall"
+    criterion = "min_of(f1, accuracy, precision, recall)"
+    spec = make_spec(search={"metric": criterion, "mode": "max"}, constraints=[f"{criterion} >= 0.6"])
+    assert [objective.metric for objective in spec.search.objectives] == [name]
+    assert spec.constraints == (f"{name} >= 0.6",)
+    assert spec.criteria == (name,)
+    spec.check_quantities("binary")
+    with pytest.raises(ValueError, match="reports no 'val/f1' where the labels are regression"):
+        spec.check_quantities("regression")
+
+
 def test_a_quantity_that_no_trial_reports_is_named_with_the_nearest() -> None:
     with pytest.raises(ValueError, match="no trial reports 'onnx_byte'; did you mean 'onnx_bytes'"):
         Constraint.parse("onnx_byte <= 3").excess({"onnx_bytes": 1.0})
@@ -428,9 +440,39 @@ def test_the_resolved_yaml_reads_back_as_the_same_spec(tmp_path: Path, values: d
     assert again.to_yaml() == spec.to_yaml()
 
 
+@pytest.mark.parametrize("text", ["\x85", "a\u2028b", "\ufeff", "\t", "\x7f"])
+def test_control_characters_in_text_survive_the_round_trip(tmp_path: Path, text: str) -> None:
+    values = {"method": "supervised", "data": {"store": "s"}, "params": {"lr": 1e-3}, "tracking": {"experiment": text}}
+    spec = make_spec(**values)
+    path = tmp_path / "resolved.yaml"
+    path.write_text(spec.to_yaml(), encoding="utf-8")
+    assert parse_spec(path).tracking.experiment == text
+
+
 @pytest.mark.parametrize("path", SPACES, ids=lambda path: path.stem)
 def test_the_shipped_search_spaces_survive_the_round_trip(tmp_path: Path, path: Path) -> None:
     spec = parse_spec(path)
     copy = tmp_path / path.name
     copy.write_text(spec.to_yaml(), encoding="utf-8")
     assert parse_spec(copy) == spec
+
+
+PRETRAINING = {"method": "hubert_ecg_pretrain", "params": {}, "search": search(metric="val/loss", mode="min")}
+
+
+@pytest.mark.parametrize(
+    ("sections", "task", "message"),
+    [
+        ({}, "unlabelled", "supervised learns from labels: name a label set in data.labels, instead of none"),
+        (PRETRAINING, "binary", "hubert_ecg_pretrain looks at no label: set data.labels: none"),
+        ({**PRETRAINING, "folds": {"k": 3}}, "unlabelled", "folds: the mean of k encoders"),
+    ],
+)
+def test_a_method_refuses_labels_that_it_does_not_learn_from(sections: Any, task: Any, message: str) -> None:
+    spec = make_spec(**{"params": None, **sections})
+    with pytest.raises(ValueError, match=re.escape(message)):
+        spec.check_quantities(task)
+
+
+def test_pretraining_takes_a_store_without_labels() -> None:
+    make_spec(**PRETRAINING).check_quantities("unlabelled")

@@ -30,11 +30,25 @@ def test_every_trial_is_proposed_started_reported_and_ended_once(finished: Workp
     record = finished.record()
     assert list(record.trials) == NAMES
     for name, trial in record.trials.items():
-        events = [event for event in finished.events() if event.trial == name and event.kind != "tested"]
-        assert [event.kind for event in events] == ["proposed", "started", *["reported"] * trial.epochs, "ended"]
+        events = [event for event in finished.events() if event.trial == name]
+        kinds = [event.kind for event in events if event.kind not in ("tested", "measured")]
+        assert kinds == ["proposed", "started", *["reported"] * trial.epochs, "ended"]
         assert sorted(trial.reports) == list(range(1, trial.epochs + 1))
         assert trial.state in ("COMPLETED", "STOPPED")
     assert [event.body["reason"] for event in record.closed] == ["done"]
+
+
+def test_the_latency_of_every_model_on_the_front_is_measured_once_when_all_trials_have_ended(
+    finished: Workplace, folder: Path
+) -> None:
+    events = finished.events()
+    measured = [event.trial for event in events if event.kind == "measured"]
+    assert finished.record().tested[0].trial in measured
+    assert len(set(measured)) == len(measured)
+    last_end = max(place for place, event in enumerate(events) if event.kind == "ended")
+    assert all(place > last_end for place, event in enumerate(events) if event.kind == "measured")
+    with (folder / "leaderboard.csv").open() as file:
+        assert {row["trial"] for row in csv.DictReader(file) if row["latency_ms"]} == set(measured)
 
 
 def test_points_to_try_first_come_first(finished: Workplace) -> None:

@@ -64,6 +64,9 @@ def test_the_file_is_one_valid_file_with_a_free_batch(tmp_path: Path) -> None:
     onnx.checker.check_model(loaded, full_check=True)
     dimensions = loaded.graph.input[0].type.tensor_type.shape.dim
     assert [d.dim_param or d.dim_value for d in dimensions] == ["batch", 3, 64]
+    assert not any(tensor.external_data for tensor in loaded.graph.initializer)
+    assert not any(node.doc_string or node.metadata_props for node in loaded.graph.node)
+    assert not loaded.graph.value_info
 
 
 def test_a_model_trained_on_crops_takes_one_window(tmp_path: Path) -> None:

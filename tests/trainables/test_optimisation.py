@@ -90,3 +90,29 @@ def test_decay_spares_biases_norms_and_frozen_weights() -> None:
     assert [tuple(p.shape) for p in decayed["params"]] == [(3, 2, 5)]
     assert spared["weight_decay"] == 0.0
     assert [tuple(p.shape) for p in spared["params"]] == [(3,), (3,), (3,), (2,)]
+
+
+def test_a_parameter_s_own_scale_multiplies_its_rate_at_every_step() -> None:
+    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 1))
+    config = TrainConfig(lr=0.1)
+    optimizer = build_optimizer(config, model, lambda name: 10.0 if name.startswith("1.") else 1.0)
+    rate = LearningRate(config, STEPS, EPOCHS)
+    assert rate.apply(optimizer, 7) == rate.at(7)
+    found = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
+    expected = {"0.weight": 1, "0.bias": 1, "1.weight": 10, "1.bias": 10}
+    assert {name: found[id(p)] for name, p in model.named_parameters()} == {
+        name: pytest.approx(scale * rate.at(7)) for name, scale in expected.items()
+    }
+
+
+def test_linear_rises_over_8_percent_and_falls_straight_to_nothing() -> None:
+    steps = 100
+    rate = LearningRate(TrainConfig(lr=0.1, schedule="linear"), steps, 1)
+    found = [rate.at(step) for step in range(steps)]
+    assert found[:8] == pytest.approx([0.1 * (step + 1) / 8 for step in range(8)])
+    assert found[8:] == pytest.approx([0.1 * (steps - step) / 92 for step in range(8, steps)])
+
+
+def test_the_adams_take_their_moments_decay_and_epsilon() -> None:
+    optimizer = build_optimizer(TrainConfig(beta2=0.98, adam_eps=1e-9), nn.Linear(2, 2))
+    assert {(group["betas"], group["eps"]) for group in optimizer.param_groups} == {((0.9, 0.98), 1e-9)}

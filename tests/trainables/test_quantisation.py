@@ -11,7 +11,7 @@ from onnx import TensorProto, helper
 
 from tests.trainables.small_predictor import small_predictor
 from trainables.deployed_onnx import DeployedOnnx, ecg_like, export_deployed
-from trainables.quantisation import quantise
+from trainables.quantisation import FORMATS, quantise
 
 
 def test_an_int8_file_is_smaller_and_answers_nearly_alike(tmp_path: Path) -> None:
@@ -28,6 +28,17 @@ def test_an_int8_file_is_smaller_and_answers_nearly_alike(tmp_path: Path) -> Non
     assert exact_NK.std() > 0.1
     assert 0 < np.abs(exact_NK - rounded_NK).max() < 0.1
     assert sorted(path.name for path in tmp_path.iterdir()) == ["exact.onnx", "int8.onnx"]
+
+
+def test_integer_operators_take_less_than_rounding_around_the_layers(tmp_path: Path) -> None:
+    predictor = small_predictor([{"zscore": {"per": "lead"}}], channels=96)
+    export_deployed(predictor, {}, tmp_path / "exact.onnx")
+    ecg_NLT = ecg_like(predictor.data.input_signal, 16)
+    for form in FORMATS:
+        quantise(tmp_path / "exact.onnx", [ecg_NLT], tmp_path / f"{form}.onnx", form)
+    assert (tmp_path / "qoperator.onnx").stat().st_size < (tmp_path / "qdq.onnx").stat().st_size
+    answers = [DeployedOnnx(tmp_path / f"{form}.onnx").answer(ecg_NLT) for form in FORMATS]
+    assert np.abs(answers[0] - answers[1]).max() < 0.05
 
 
 def test_a_file_without_heavy_layers_is_refused(tmp_path: Path) -> None:

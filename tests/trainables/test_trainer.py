@@ -9,11 +9,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from data.dataset import Dataset, Split
 from tests.trainables.tiny_dataset import LABEL_SETS, TinySplit, tiny_dataset
+from trainables.back_propagation import BackPropagation
+from trainables.losses import Criterion
 from trainables.plain_trial import PlainTrial
-from trainables.supervised import SupervisedConfig, train
+from trainables.step import Step
+from trainables.supervised import SupervisedConfig, build_model, train
+from trainables.trainer import fit
 from trainables.trial import TrialStopped
 
 MEASURED = {"epoch_s", "peak_memory_bytes", "process_peak_bytes"}
@@ -183,3 +188,55 @@ def test_the_loss_curve_is_the_one_on_record() -> None:
 
 
 GOLDEN = [(0.52433, 0.37182), (0.28250, 0.24229), (0.21764, 0.21953)]
+
+
+class ZeroGradient(Step):
+    """Takes a step of another's gradient, which it zeroes, and counts the steps."""
+
+    def __init__(self, plain: Step, model: torch.nn.Module, n_steps: int) -> None:
+        self.plain, self.model, self.n_steps, self.numbers = plain, model, n_steps, list[int]()
+
+    def gradient(self, ecg_BLT: Tensor, targets_BJ: Tensor, number: int) -> Tensor:
+        sums = self.plain.gradient(ecg_BLT, targets_BJ, number)
+        for parameter in self.model.parameters():
+            assert parameter.grad is not None
+            parameter.grad.zero_()
+        return sums
+
+    def after(self, number: int) -> None:
+        self.numbers.append(number)
+
+    def metrics(self) -> dict[str, float]:
+        return {"steps": float(len(self.numbers))}
+
+    def state(self) -> dict[str, Any]:
+        return {"n": len(self.numbers)}
+
+    def load(self, state: dict[str, Any]) -> None:
+        self.numbers = [-1] * state["n"]
+
+
+def test_a_methods_step_finds_the_gradient_reports_and_is_kept_in_the_checkpoint(tmp_path: Path) -> None:
+    dataset = tiny_dataset(n_train=40, n_val=20)
+    config = SupervisedConfig(**{**EXACT, "weight_decay": 0.0})
+
+    def trained(trial: PlainTrial) -> ZeroGradient:
+        model, built = build_model(config, dataset.signal, dataset.label_set), list[ZeroGradient]()
+        before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+        def build_step(model: torch.nn.Module, criterion: Criterion, n_steps: int) -> Step:
+            built.append(ZeroGradient(BackPropagation(model, criterion, config, trial), model, n_steps))
+            return built[0]
+
+        try:
+            fit(model, config, dataset, trial, build_step)
+        except TrialStopped:
+            assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+        return built[0]
+
+    first = PlainTrial(5, tmp_path, stop_after=2)
+    assert trained(first).numbers == list(range(6))
+    assert [report["steps"] for report in first.reports.values()] == [3.0, 6.0]
+    resumed = trained(PlainTrial(5, tmp_path))
+    assert resumed.numbers == [-1] * 6 + [6, 7, 8]
+    assert resumed.n_steps == 9

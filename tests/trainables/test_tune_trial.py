@@ -157,6 +157,32 @@ def test_the_smallest_value_is_the_best_where_less_is_better(tmp_path: Path) -> 
     assert sweep.sent[-1]["metrics"]["best/val/loss"] == 0.3
 
 
+def test_a_degenerate_epoch_is_the_best_only_until_there_is_another(tmp_path: Path) -> None:
+    def wander(config: Config, dataset: Any, trial: TuneTrial) -> None:
+        for epoch, (value, degenerate) in enumerate([(0.9, 1.0), (0.5, 0.0), (0.95, 1.0), (0.6, 0.0)], start=1):
+            metrics = {"val/auroc": value, "val/degenerate": degenerate}
+            trial.report(epoch, metrics, lambda e=epoch: state_of(e))  # type: ignore[misc]
+
+    sweep = Sweep(tmp_path, wander)
+    sweep.attempt()
+    assert [payload["metrics"]["best_epoch"] for payload in sweep.sent] == [1, 2, 2, 4]
+    assert load_weights(tmp_path / "t0000" / BEST_FILE)["weight"].item() == 4.0
+
+
+def test_a_criterion_of_several_metrics_is_reported_and_decides_the_best_epoch(tmp_path: Path) -> None:
+    def trade(config: Config, dataset: Any, trial: TuneTrial) -> None:
+        for epoch, (precision, recall) in enumerate([(0.9, 0.2), (0.5, 0.6), (0.1, 1.0)], start=1):
+            metrics = {"val/precision": precision, "val/recall": recall}
+            trial.report(epoch, metrics, lambda e=epoch: state_of(e))  # type: ignore[misc]
+
+    criterion = "val/min_of-precision-recall"
+    sweep = Sweep(tmp_path, trade)
+    sweep.setup = TrialSetup(**{**vars(sweep.setup), "metric": criterion, "criteria": (criterion,)})
+    assert sweep.attempt()["outcome"] == "COMPLETED"
+    assert [payload["metrics"][criterion] for payload in sweep.sent] == [0.2, 0.5, 0.1]
+    assert sweep.sent[-1]["metrics"]["best_epoch"] == 2
+
+
 def test_a_checkpoint_is_on_disk_before_its_report_is_told(tmp_path: Path) -> None:
     sweep = Sweep(tmp_path)
     on_disk: list[tuple[int, float]] = []

@@ -1,0 +1,1 @@
+"""Self-supervised pretraining: one loop, and the criteria that share it."""

@@ -1,0 +1,1 @@
+"""Ways to fine-tune a backbone: which of its parameters are trained, and what is added to it."""
