@@ -31,13 +31,10 @@ def leaderboard(record: SweepRecord, metric: str, mode: Mode) -> pd.DataFrame:
 
     Returns:
         one row a trial: rank, trial, state, feasible, `metric`, best_epoch, epochs, duration_s, parameters,
-        onnx_bytes, latency_ms, peak_memory_bytes, and a column `params.<key>` for every parameter. Where trials have
-        folds, `metric` is their mean, and `folds.sd`, `folds.low` and `folds.high` its deviation and 95 % interval;
-        where there are repeats, `repeats.mean` and so on say the same of theirs, `repeats.test.mean` of their tests.
-        onnx_bytes, peak_memory_bytes (tensors'), process_peak_bytes, and a column `params.<key>` for every parameter.
-        Where trials have folds, `metric` is their mean, and `folds.sd`, `folds.low` and `folds.high` its deviation and
-        95 % interval; where there are repeats, `repeats.mean` and so on say the same of theirs, `repeats.test.mean` of
-        their tests.
+        onnx_bytes, latency_ms, peak_memory_bytes (tensors'), process_peak_bytes, and a column `params.<key>` for every
+        parameter. Where trials have folds, `metric` is their mean, and `folds.sd`, `folds.low` and `folds.high` its
+        deviation and 95 % interval; where there are repeats, `repeats.mean` and so on say the same of theirs,
+        `repeats.test.mean` of their tests.
     """
     sign = -1.0 if mode == "max" else 1.0
 

@@ -7,6 +7,7 @@ teacher's supervised pretraining (`tuning: full`), its fine-tuning (`fused`), a 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Final
 
 import torch
@@ -21,6 +22,7 @@ from trainables.fusion_objective import ObjectiveConfig, build_objective
 from trainables.lora import add_lora, merged
 from trainables.losses import Criterion
 from trainables.method import Method
+from trainables.multilabel_scores import validation_names, validation_scores
 from trainables.pretrained_backbone import PretrainedConfig, load_pretrained
 from trainables.seeds import Use, derive_seed
 from trainables.trial import Trial
@@ -87,12 +89,13 @@ def train(config: AdagradFusionConfig, dataset: Dataset, trial: Trial) -> None:
         objective = build_objective(config, criterion, dataset, trial.device)
         return FusedStep(model, objective, config, n_steps, trial)
 
-    trainer.fit(network, config, dataset, trial, build_step)
+    more_scores = partial(validation_scores, label_set=dataset.label_set)
+    trainer.fit(network, config, dataset, trial, build_step, more_scores)
 
 
 def reports(task: Task) -> frozenset[str]:
     """Return the names of what is reported every epoch."""
-    return trainer.reports(task) | METRICS
+    return trainer.reports(task) | METRICS | {f"val/{name}" for name in validation_names(task)}
 
 
 ADAGRAD_FUSION = Method("adagrad_fusion", AdagradFusionConfig, build_model, train, reports, finish=merged)

@@ -7,17 +7,23 @@ Scores of one label are NaN where all records or none have it: it says nothing t
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from data.dataset import LabelSet, Task
 from trainables.curve_areas import curve_areas, ratio
+from trainables.evaluation import Evaluation
 
 Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]
 
 BETA = 2.0  # what a missed finding weighs against a false alarm
+_OF_RECORDS: Final = ("ranking_loss", "coverage_error", "hamming_loss", "subset_accuracy")
 
 
 @dataclass(frozen=True)
@@ -63,6 +69,20 @@ def score_multilabel(probability_NK: Floats, truth_NK: Flags, thresholds_K: Floa
         subset_accuracy=float((called_NK == truth_NK).all(axis=1).mean()),
         loss=_cross_entropy(probability_NK, truth_NK),
     )
+
+
+def validation_scores(evaluation: Evaluation, label_set: LabelSet) -> Mapping[str, float]:
+    """Return what `score_multilabel` adds to the metrics of a validation; nothing where labels are not yes or no."""
+    if not validation_names(label_set.task):
+        return {}
+    scores = score_multilabel(evaluation.predicted_NK, evaluation.labels_NK > 0.5, evaluation.thresholds_K)
+    values = {"g_beta": macro(scores.g_beta_K), **{name: getattr(scores, name) for name in _OF_RECORDS}}
+    return {name: value for name, value in values.items() if not math.isnan(value)}
+
+
+def validation_names(task: Task) -> frozenset[str]:
+    """Return the names that `validation_scores` may have."""
+    return frozenset({"g_beta", *_OF_RECORDS} if task in ("binary", "multilabel") else ())
 
 
 def macro(scores_K: Floats) -> float:

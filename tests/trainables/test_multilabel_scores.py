@@ -6,8 +6,21 @@ import numpy as np
 import pytest
 import sklearn.metrics
 
+from data.dataset import LabelSet
 from data.snomed import scoring_weights
-from trainables.multilabel_scores import Flags, Floats, challenge_score, f_beta, g_beta, macro, score_multilabel
+from trainables.evaluation import Evaluation
+from trainables.metrics import Scores
+from trainables.multilabel_scores import (
+    Flags,
+    Floats,
+    challenge_score,
+    f_beta,
+    g_beta,
+    macro,
+    score_multilabel,
+    validation_names,
+    validation_scores,
+)
 
 EXACT = 1e-12
 
@@ -88,6 +101,20 @@ def test_one_label_is_scored_too() -> None:
     probability_NK, truth_NK, thresholds_K = (part[..., :1] for part in answers())
     scores = score_multilabel(probability_NK, truth_NK, thresholds_K)
     assert (scores.ranking_loss, scores.coverage_error) == (0.0, truth_NK.mean())
+
+
+def test_validation_has_them_where_labels_are_yes_or_no() -> None:
+    probability_NK, truth_NK, thresholds_K = answers()
+    expected = score_multilabel(probability_NK, truth_NK, thresholds_K)
+    evaluation = Evaluation(Scores({}, {}), thresholds_K, probability_NK, truth_NK.astype(np.float32))
+    found = validation_scores(evaluation, LabelSet("some", "multilabel", tuple("abcde")))
+    assert set(found) == validation_names("multilabel") == validation_names("binary")
+    assert found["g_beta"] == macro(expected.g_beta_K)
+    assert found["ranking_loss"] == expected.ranking_loss
+    assert validation_scores(evaluation, LabelSet("some", "multiclass", tuple("abcde"))) == {}
+    evaluation = Evaluation(Scores({}, {}), thresholds_K, probability_NK, np.ones_like(evaluation.labels_NK))
+    found = validation_scores(evaluation, LabelSet("some", "multilabel", tuple("abcde")))
+    assert set(found) == validation_names("multilabel") - {"g_beta"}
 
 
 # ------------------------------------------------------------------ the Challenge's score
