@@ -255,7 +255,7 @@ def compared(sweep: FinishedSweep, first: Cell, other: Cell) -> Difference | Non
         return None
     folders, beta = (sweep.tested_folder(first.name), sweep.tested_folder(other.name)), first.config.threshold_beta
     if sweep.dataset.label_set.task != "binary":
-        return sweep.held_out.difference(*folders, "f1", beta)
+        return sweep.held_out.difference(folders[0], folders[1], "f1", beta)
     seed = spawn_seed(sweep.spec.seed, 0, 3)
     (scores, resampled), (other_scores, other_resampled) = (
         _both_classes_resampled(folder / PREDICTIONS_FILE, sweep.dataset.label_set, beta, seed) for folder in folders

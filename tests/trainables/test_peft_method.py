@@ -18,7 +18,7 @@ from trainables.peft_method import PEFT, PeftConfig, PeftStep, build_model, trai
 from trainables.plain_trial import PlainTrial
 from trainables.trial import TrialStopped
 
-MEASURED = {"epoch_s", "peak_memory_bytes"}
+MEASURED = {"epoch_s", "peak_memory_bytes", "process_peak_bytes"}
 SMALL: dict[str, Any] = {
     "backbone": "ecg_fm", "lead_placement": "mean", "resample_factor": 4.0, "batch_size": 16, "lr": 3e-3, "epochs": 4,
 }  # fmt: skip
