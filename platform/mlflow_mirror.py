@@ -12,7 +12,7 @@ import datetime
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
@@ -85,7 +85,7 @@ class Target:
         return ROOT / self.uri.removeprefix(SQLITE) if self.uri.startswith(SQLITE) else None
 
     def to_fields(self) -> dict[str, Any]:
-        return {**asdict(self), "tags": dict(self.tags), "params": dict(self.params), "chain": dict(self.chain)}
+        return {name: dict(value) if isinstance(value, Mapping) else value for name, value in vars(self).items()}
 
 
 class Mirror:
