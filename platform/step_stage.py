@@ -21,6 +21,7 @@ from platform.journal import ENDED, Event, EventKind, Journal, SweepRecord, read
 from platform.leaderboard import leaderboard, write_leaderboard
 from platform.spec import flat_values
 from platform.stage_of_chain import StageOfChain
+from platform.step_report import write_step_report
 from platform.step_spec import StepSpec
 from platform.sweep_folder import Identity, check_unchanged, code_hash, git_commit, locked, versions
 from platform.tracking import Tracker
@@ -176,6 +177,7 @@ class _StepStage:
         places = json.loads((point / ARTEFACTS_FILE).read_text(encoding="utf-8"))
         kept = {name: f"{TRIALS_FOLDER}/{best}/{place}" for name, place in places.items()}
         _write_json(self.folder / ARTEFACTS_FILE, kept)
+        write_step_report(self.folder)
         measures = ", ".join(f"{name} {value:.4g}" for name, value in self.record.trials[best].last.items())
         print(f"stage {self.stage.name}: {best} {measures}")
         return DONE

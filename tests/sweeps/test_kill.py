@@ -95,7 +95,7 @@ def check_whole(place: Workplace, spec_file: Path, n_trials: int) -> None:
     assert [trial.number for trial in record.trials.values()] == list(range(n_trials))
     assert set(states(record).values()) <= {"COMPLETED", "STOPPED"}
     for name, trial in record.trials.items():
-        own = [event for event in events if event.trial == name and event.kind != "tested"]
+        own = [event for event in events if event.trial == name and event.kind not in ("tested", "measured")]
         assert Counter(event.kind for event in own)["ended"] == 1
         assert own[-1].kind == "ended", "nothing follows a trial's end"
         epochs = [event.body["epoch"] for event in own if event.kind == "reported"]

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from tests.trainables.tiny_dataset import LABEL_SETS, tiny_dataset
-from trainables.adagrad_fusion import AdagradFusionConfig, build_model, train
+from trainables.adagrad_fusion import ADAGRAD_FUSION, AdagradFusionConfig, build_model, train
 from trainables.onnx_export import export_onnx
 from trainables.plain_trial import PlainTrial
 
@@ -31,8 +31,10 @@ def test_an_exported_model_has_its_updates_merged(tmp_path: Path) -> None:
         with torch.no_grad():
             for parameter in network.parameters():  # none alike: the exporter stores equal tensors once
                 parameter.normal_(std=0.1)
-        path = tmp_path / f"{tuning}.onnx"
-        assert export_onnx(network, DATASET.signal, path) < 1e-4
+        finished, path = ADAGRAD_FUSION.finish(network.eval()), tmp_path / f"{tuning}.onnx"
+        ecg_BLT = torch.randn(5, len(DATASET.signal.lead_names), DATASET.signal.n_timesteps)
+        torch.testing.assert_close(finished(ecg_BLT), network(ecg_BLT), rtol=1e-4, atol=1e-4)
+        assert export_onnx(finished, DATASET.signal, path) < 1e-4
         sizes[tuning] = path.stat().st_size
     assert sizes["lora"] == sizes["full"]
 
