@@ -81,7 +81,14 @@ TINY = {
 # Pretraining has a contract of its own: tests/trainables/pretraining/test_pretraining_contract.py.
 LEARNING = [name for name, method in METHODS.items() if "unlabelled" not in method.tasks]
 
-pytestmark = pytest.mark.parametrize("name", LEARNING)
+STEPS = {"supervised", "adagrad_fusion"}  # one of each kind: back-propagation, and one that sums over ranks itself
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run every test for every method; of the ones with two processes, 15 s each, one a kind of step by default."""
+    slow = set(LEARNING) - STEPS if metafunc.function is test_two_workers_equal_one else set()
+    names = [pytest.param(name, marks=pytest.mark.slow) if name in slow else name for name in LEARNING]
+    metafunc.parametrize("name", names)
 
 
 def train(name: str, trial: PlainTrial, task: Task = "binary", **params: Any) -> dict[int, dict[str, float]]:
