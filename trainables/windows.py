@@ -26,13 +26,13 @@ def window_signal(config: LoopConfig, signal: Signal) -> Signal:
     return replace(signal, n_timesteps=window_timesteps(config, signal))
 
 
-def window_starts(config: TrainConfig, length_B: NDArray[np.int32]) -> list[NDArray[np.int64]]:
+def window_starts(config: LoopConfig, length_B: NDArray[np.int32]) -> list[NDArray[np.int64]]:
     """Return where the windows of each evaluated record start, given the records' timesteps.
 
     They lie `window_stride` apart (default: half a window); the last one ends with the record, so that no timestep is
     left out and no window holds padding. A record shorter than a window has one, padded.
     """
-    if config.crop_timesteps is None:
+    if not isinstance(config, TrainConfig) or config.crop_timesteps is None:
         return [np.zeros(1, np.int64)] * len(length_B)
     stride = config.window_stride or max(1, config.crop_timesteps // 2)
     last_B = np.maximum(0, length_B.astype(np.int64) - config.crop_timesteps)
