@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import sys
+from collections.abc import Callable
 from typing import NoReturn
 
 BAD_INPUT, INTERRUPTED = 2, 130
@@ -18,3 +20,22 @@ class OneLineParser(argparse.ArgumentParser):
 def one_line(error: Exception) -> str:
     """Return an error's message on one line."""
     return " ".join(str(error).split())
+
+
+def run_command(name: str, command: Callable[[], str | None], interrupted: str) -> int:
+    """Print what `command` returns, or in one line why it could not; returns the exit code.
+
+    Args:
+        interrupted: what Ctrl-C leaves behind.
+    """
+    try:
+        text = command()
+    except (ValueError, OSError) as error:
+        print(f"{name}: {one_line(error)}", file=sys.stderr)
+        return BAD_INPUT
+    except KeyboardInterrupt:
+        print(f"{name}: interrupted; {interrupted}", file=sys.stderr)
+        return INTERRUPTED
+    if text is not None:
+        print(text)
+    return 0

@@ -36,7 +36,7 @@ import numpy as np
 from data.loading import Role, build_plan, check_shards, load, select_role
 from data.preprocessing import Step
 from data.streaming import StreamedSplit
-from platform.command_line import BAD_INPUT, INTERRUPTED, OneLineParser, one_line
+from platform.command_line import OneLineParser, run_command
 from platform.edge_table import edge_lines
 from platform.exported_model import export_trained
 from platform.trained_model import TrainedModel, read_trained_model
@@ -55,16 +55,7 @@ BATCH = 32
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line, and return its exit code."""
     options = _parse_arguments(arguments)
-    try:
-        text = export_command(options)
-    except (ValueError, OSError) as error:
-        print(f"platform.export: {one_line(error)}", file=sys.stderr)
-        return BAD_INPUT
-    except KeyboardInterrupt:
-        print("platform.export: interrupted; nothing is written", file=sys.stderr)
-        return INTERRUPTED
-    print(text)
-    return 0
+    return run_command("platform.export", partial(export_command, options), "nothing is written")
 
 
 def export_command(options: argparse.Namespace) -> str:

@@ -17,6 +17,7 @@ import difflib
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn, get_args
 
@@ -35,7 +36,7 @@ from data.kinds.code_hdf5 import export_code_hdf5
 from data.loading import DataConfig, describe, make_store
 from data.store import Dtype, Format
 from data.store_folder import check_free
-from platform.command_line import BAD_INPUT, INTERRUPTED, OneLineParser, one_line
+from platform.command_line import BAD_INPUT, OneLineParser, run_command
 from platform.store_text import inspection_text, summary_text
 
 
@@ -44,16 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     flags = {argument.partition("=")[0] for argument in arguments}
     command = next((command for flag, command in COMMANDS.items() if flag in flags), ingest_command)
-    try:
-        text = command(arguments)
-    except (ValueError, OSError) as error:
-        print(f"platform.ingest: {one_line(error)}", file=sys.stderr)
-        return BAD_INPUT
-    except KeyboardInterrupt:
-        print("platform.ingest: interrupted; the same command goes on from here", file=sys.stderr)
-        return INTERRUPTED
-    print(text)
-    return 0
+    return run_command("platform.ingest", partial(command, arguments), "the same command goes on from here")
 
 
 def ingest_command(arguments: Sequence[str]) -> str:

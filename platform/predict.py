@@ -21,6 +21,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Literal
@@ -31,7 +32,7 @@ from numpy.typing import NDArray
 from data.ecg_paper import PaperRecord, Strip, draw_records
 from data.record_reader import conform
 from data.recording import FileFormat, complete_leads, read_recordings
-from platform.command_line import BAD_INPUT, INTERRUPTED, OneLineParser, one_line
+from platform.command_line import OneLineParser, run_command
 from platform.predictions import Caller, Prediction, columns, write_predictions
 from platform.trained_model import TrainedModel, read_trained_model
 from platform.trained_onnx import onnx_network
@@ -60,15 +61,7 @@ class Ecg:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line, and return its exit code."""
     options = _parse_arguments(arguments)
-    try:
-        predict_command(options)
-    except (ValueError, OSError) as error:
-        print(f"platform.predict: {one_line(error)}", file=sys.stderr)
-        return BAD_INPUT
-    except KeyboardInterrupt:
-        print("platform.predict: interrupted; nothing is written", file=sys.stderr)
-        return INTERRUPTED
-    return 0
+    return run_command("platform.predict", partial(predict_command, options), "nothing is written")
 
 
 def predict_command(options: argparse.Namespace) -> None:

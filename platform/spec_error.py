@@ -6,7 +6,7 @@ import re
 import types
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Final, Union, get_args, get_origin
+from typing import Annotated, Any, Final, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails, PydanticCustomError
@@ -131,8 +131,3 @@ def models_in(annotation: Any) -> Iterator[type[BaseModel]]:
         arguments = arguments[:1]
     for argument in arguments:
         yield from models_in(argument)
-
-
-def is_optional(annotation: Any) -> bool:
-    """Tell whether a type is a union with None."""
-    return get_origin(annotation) in (Union, types.UnionType) and type(None) in get_args(annotation)
