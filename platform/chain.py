@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from data.loading import describe
 from platform.artefacts import StageSpec, artefact_paths, content_hash
 from platform.chain_report import write_chain_report
+from platform.checkpoints import rank
 from platform.command_line import INTERRUPTED
 from platform.dry_run import chain_dry_run_text
 from platform.journal import FILE_NAME as JOURNAL_NAME
@@ -17,6 +19,7 @@ from platform.journal import Journal, read_events, replay
 from platform.leaderboard import RANKED
 from platform.mlflow_mirror import Target
 from platform.runner import ray_cluster
+from platform.search_space import flatten
 from platform.spec import Spec
 from platform.stage_of_chain import StageOfChain
 from platform.stages import Base, Chain, Reference, Stage, chain_tracking, describe_inputs, parse_chain
@@ -254,10 +257,17 @@ class _ChainRun:
         return self._hashes[path]
 
     def _base(self, stage: Stage, places: Mapping[Reference, Path]) -> Base | None:
+        """Return the best trial that `from` names: where the stage wants another `model`, the best one of that."""
         if stage.base is None:
             return None
         card = read_trained_model(places[stage.base]).card
-        return Base(card.method, card.params)
+        maker = self.chain.previews[stage.base.stage]
+        assert isinstance(maker, Spec), "checked before"
+        own = flatten(stage.values.get("params", {}))
+        named = {name: own[name] for name in maker.space.names if isinstance(own.get(name), str)}
+        objectives = [(objective.metric, objective.mode) for objective in maker.search.objectives]
+        ranked = rank(replay(read_events(self.folder / stage.base.stage)), objectives)
+        return Base(card.method, best_with(named, card.params, [trial.params for trial in ranked]))
 
     def _with_kept_defaults(self, stage: Stage) -> Stage:
         """Keep the sampler's defaults of a stage that goes on with a larger budget."""
@@ -298,6 +308,17 @@ class _ChainRun:
             print(f"  tell it later:  python -m platform.tracking {self.folder}")
         finally:
             outbox.release()
+
+
+def best_with(
+    named: Mapping[str, str], best: Mapping[str, Any], ranked: Sequence[Mapping[str, Any]]
+) -> Mapping[str, Any]:
+    """Return the best trial's parameters, or those of the first of `ranked` with the names that are asked for.
+
+    A learning rate belongs to its architecture: who names another one wants the one that was good for that.
+    """
+    candidates = (params for params in (best, *ranked) if named.items() <= params.items())
+    return next(candidates, best)
 
 
 def _kind(spec: StageSpec) -> str:

@@ -97,9 +97,14 @@ def test_a_shipped_search_space_runs(path: Path, place: Workplace) -> None:
 @pytest.mark.parametrize("path", CHAINS, ids=names)
 def test_a_shipped_chain_runs(path: Path, place: Workplace) -> None:
     chain = parse_chain(path)
-    overrides: dict[str, Any] = {"data.store": place.folder / "store", "data.synthetic.n_records": 300}
-    for stage in chain.stages:
-        overrides |= {f"stages.{stage.name}.budget.trials": 2, f"stages.{stage.name}.budget.epochs": 3}
+    sections = {f"stages.{name}.": stage for name, stage in chain.file.values["stages"].items()}
+    overrides: dict[str, Any] = {}
+    for prefix, section in {"": chain.file.values, **sections}.items():
+        if "store" in section.get("data", {}):
+            overrides[f"{prefix}data.store"] = place.folder / Path(section["data"]["store"]).name
+            overrides[f"{prefix}data.synthetic.n_records"] = 300
+    for prefix in sections:
+        overrides |= {f"{prefix}budget.trials": 2, f"{prefix}budget.epochs": 3}
     assert run(path, place, overrides) == 0
     for stage in chain.stages:
         assert replay(read_events(place.runs / f"{chain.name}-001" / stage.name)).is_done

@@ -90,7 +90,7 @@ def find_weights(config: BackboneConfig) -> Path:
     if path.is_dir():
         return _in_folder(path)
     match = HUB_ID.fullmatch(name)
-    if match is None or (path.suffix in SUFFIXES and match[2] is None):
+    if match is None or (path.suffix in SUFFIXES and match[2] is None) or Path(path.parts[0]).is_dir():
         raise ValueError(
             f"weights: {name} is no file or folder here, nor the id of a repository (OWNER/NAME or OWNER/NAME/FILE); "
             "give one of them, public, bundled or random"

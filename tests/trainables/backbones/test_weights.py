@@ -167,6 +167,15 @@ def test_a_mistyped_path_is_no_hub_id() -> None:
         check_weights(config_of("nope/model.safetensors"))
 
 
+def test_a_mistyped_path_below_a_folder_that_is_there_is_no_file_of_a_hub(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "runs").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=r"runs/teacher/best/model\.safetensors is no file or folder here"):
+        check_weights(config_of("runs/teacher/best/model.safetensors"))
+
+
 def test_a_folder_without_weights_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"has neither model\.safetensors nor pytorch_model\.bin; name the file"):
         check_weights(config_of(tmp_path))
