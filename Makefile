@@ -1,6 +1,7 @@
 PYTHON ?= python3
 SPEC ?= searchspaces/quickstart.yaml
 BIN := .venv/bin
+TWO_PROCESSES := -n 2 --dist loadgroup --no-loadscope-reorder    # one has all that runs on Ray
 
 .PHONY: sweep test test-all lint setup
 
@@ -8,10 +9,10 @@ sweep: setup
 	$(BIN)/python -m platform.sweep $(SPEC)
 
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(TWO_PROCESSES)
 
 test-all: setup
-	$(BIN)/python -m pytest -m "" --timeout 3600
+	$(BIN)/python -m pytest $(TWO_PROCESSES) -m "" --timeout 3600
 
 lint: setup
 	$(BIN)/ruff check .

@@ -11,6 +11,26 @@ import pytest
 RECORDINGS = Path(__file__).parents[2] / "shared" / "data"
 
 
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep in one process what runs on Ray, so that there is one cluster, and in one process each other file.
+
+    What runs on Ray comes first: it takes longest, and the other processes of `pytest -n` have the rest meanwhile.
+    """
+    whole_runs = ROOT / "tests" / "sweeps"
+
+    def group(item: pytest.Item) -> str:
+        on_ray = whole_runs in item.path.parents or "ray_cluster" in getattr(item, "fixturenames", ())
+        return "ray" if on_ray else str(item.path.relative_to(ROOT))
+
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group(group(item)))
+    items.sort(key=lambda item: group(item) != "ray")
+
+
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[None]:
     """Run a local Ray with 2 CPUs and an object store of 1 GiB for the whole session, with a sweep's settings."""
