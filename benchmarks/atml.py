@@ -198,7 +198,7 @@ def _parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     add_options(parser)
     parser.add_argument("source", type=Path, metavar="SOURCE.zip", help="segments in the layout of the contest")
     parser.add_argument("--folder", type=Path, help="keeps the store and the sweeps, and takes up what is there")
-    parser.add_argument("--epochs", type=int, default=20, help="of a trial, at most (default: 20, the original's)")
+    parser.add_argument("--epochs", type=int, default=54, help="of a trial, at most (default: 54)")
     options = parser.parse_args(arguments)
     if not options.source.exists():
         parser.error(f"{options.source} is not there; give a folder or a .zip of S<subject>-<rhythm>-<index>.txt files")
