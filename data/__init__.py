@@ -38,6 +38,7 @@ READERS: dict[str, ReaderEntry] = {
     "hefei": ReaderEntry("data.kinds.hefei", "HefeiConfig", "build_reader"),
     "hubert_csv": ReaderEntry("data.kinds.hubert_csv", "HubertCsvConfig", "build_reader"),
     "iesd": ReaderEntry("data.kinds.iesd", "IesdConfig", "build_reader"),
+    "joined": ReaderEntry("data.kinds.joined", "JoinedConfig", "build_reader"),
     "numpy_dir": ReaderEntry("data.kinds.numpy_dir", "NumpyDirConfig", "build_reader"),
     "synthetic": ReaderEntry("data.synthetic", "SyntheticConfig", "SyntheticReader"),
     "code15": ReaderEntry("data.kinds.code15", "Code15Config", "build_reader"),

@@ -174,6 +174,7 @@ ELSEWHERE: Mapping[str, str] = MappingProxyType(
         "--export writes this layout from a store",
         "hubert_csv": "its CSVs come with HuBERT-ECG, https://github.com/Edoar-do/HuBERT-ECG, for recordings that are "
         "downloaded by their own kinds",
+        "joined": "it is made of stores that are there",
         "numpy_dir": "it is a layout for recordings of your own",
         "segments_csv": "it is a table made of other data sets; SOURCE is its file",
         "synthetic": "it is made here, and needs no recordings",

@@ -1,4 +1,4 @@
-"""What sweeps of HuBERT-ECG say at their end: masked accuracy beside chance, and the licence of published weights."""
+"""What pretraining and HuBERT-ECG add to a sweep's end: masked accuracy beside chance, licences of weights."""
 
 from __future__ import annotations
 
@@ -9,17 +9,27 @@ from platform.journal import TrialRecord
 from platform.page import Cell, Table
 from trainables.hubert_ecg_weights import LICENCE, is_published
 
-COLUMNS = ("val/masked_accuracy", "val/unmasked_accuracy", "val/chance", "val/masked_loss", "train/masked_loss")
+PREDICTION = ("val/masked_accuracy", "val/unmasked_accuracy", "val/chance", "val/masked_loss", "train/masked_loss")
+CONTRAST = (
+    "val/masked_accuracy", "val/chance", "val/contrastive", "train/contrastive", "val/diversity", "val/cmsc_accuracy",
+)  # fmt: skip
 
 
 def conclude_pretraining(sweep: FinishedSweep) -> Findings:
     """Compare the accuracy on masked tokens with that of always naming the most frequent cluster."""
-    best = _last_report(sweep.ranked[0])
-    accuracy, chance = best["val/masked_accuracy"], best["val/chance"]
     return Findings(
-        lines=[f"masked accuracy {accuracy:.4f}, chance {chance:.4f}"],
-        tables=[_accuracies(sweep.ranked)],
+        lines=[_beside_chance(sweep)],
+        tables=[_table("Masked prediction", "chance names each codebook's most frequent cluster", PREDICTION, sweep)],
         notes=_licence_notes(sweep),
+    )
+
+
+def conclude_contrast(sweep: FinishedSweep) -> Findings:
+    """Compare how often masked tokens are told from others with a guess among the codes that differ."""
+    remark = "chance guesses among the codes that differ; diversity is 1 - the share of codes in use"
+    return Findings(
+        lines=[_beside_chance(sweep)],
+        tables=[_table("Contrast", remark, CONTRAST, sweep)],
     )
 
 
@@ -29,17 +39,17 @@ def conclude_fine_tuning(sweep: FinishedSweep) -> Findings:
     return Findings(lines=notes, notes=notes)
 
 
-def _accuracies(ranked: Sequence[TrialRecord]) -> Table:
+def _beside_chance(sweep: FinishedSweep) -> str:
+    best = _last_report(sweep.ranked[0])
+    return f"masked accuracy {best['val/masked_accuracy']:.4f}, chance {best['val/chance']:.4f}"
+
+
+def _table(title: str, remark: str, columns: Sequence[str], sweep: FinishedSweep) -> Table:
     rows = []
-    for trial in ranked:
+    for trial in sweep.ranked:
         report = _last_report(trial)
-        rows.append([Cell(trial.trial), *(Cell(f"{report[name]:.4f}", report[name]) for name in COLUMNS)])
-    return Table(
-        "Masked prediction",
-        "the last epoch of each trial; chance names each codebook's most frequent cluster",
-        ("trial", *COLUMNS),
-        rows,
-    )
+        rows.append([Cell(trial.trial), *(Cell(f"{report[name]:.4f}", report[name]) for name in columns)])
+    return Table(title, f"the last epoch of each trial; {remark}", ("trial", *columns), rows)
 
 
 def _last_report(trial: TrialRecord) -> dict[str, float]:

@@ -14,7 +14,7 @@ from platform.adagrad_fusion_outcome import conclude as conclude_adagrad_fusion
 from platform.atml_outcome import architecture
 from platform.atml_outcome import conclude as conclude_atml
 from platform.finished_sweep import Findings, FinishedSweep
-from platform.hubert_ecg_outcome import conclude_fine_tuning, conclude_pretraining
+from platform.hubert_ecg_outcome import conclude_contrast, conclude_fine_tuning, conclude_pretraining
 from platform.peft_cells import cell_name
 from platform.peft_outcome import conclude_peft
 from platform.score_folder import write_score_folder
@@ -40,6 +40,7 @@ class MethodOutcome:
 METHOD_OUTCOMES: dict[str, MethodOutcome] = {
     "adagrad_fusion": MethodOutcome(conclude_adagrad_fusion),
     "atml": MethodOutcome(conclude_atml, architecture, write_score_folder),
+    "contrastive_pretrain": MethodOutcome(conclude_contrast),
     "hubert_ecg": MethodOutcome(conclude_fine_tuning),
     "hubert_ecg_pretrain": MethodOutcome(conclude_pretraining),
     "peft": MethodOutcome(conclude_peft, cell_name),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
-from platform.hubert_ecg_outcome import conclude_fine_tuning, conclude_pretraining
+from platform.hubert_ecg_outcome import CONTRAST, conclude_contrast, conclude_fine_tuning, conclude_pretraining
 from platform.method_outcomes import METHOD_OUTCOMES
 
 
@@ -29,6 +29,15 @@ def test_masked_accuracy_stands_beside_chance() -> None:
     assert not findings.notes
 
 
+def test_contrast_stands_beside_guesses_among_the_codes_that_differ() -> None:
+    report = dict(zip(CONTRAST, (0.62, 0.08, 1.2, 1.3, 0.4, 0.9), strict=True))
+    sweep: Any = SimpleNamespace(ranked=[trial("t0002", "random", **report)])
+    findings = conclude_contrast(sweep)
+    assert findings.lines == ["masked accuracy 0.6200, chance 0.0800"]
+    (table,) = findings.tables
+    assert [cell.text for cell in table.rows[0]][:4] == ["t0002", "0.6200", "0.0800", "1.2000"]
+
+
 def test_the_licence_of_published_weights_is_stated_where_they_are_used() -> None:
     free: Any = SimpleNamespace(ranked=[trial("t0000", "runs/x/best")])
     assert conclude_fine_tuning(free).notes == []
@@ -38,5 +47,5 @@ def test_the_licence_of_published_weights_is_stated_where_they_are_used() -> Non
     assert conclude_fine_tuning(bound).lines == [note]
 
 
-def test_both_methods_have_their_outcome() -> None:
-    assert {"hubert_ecg", "hubert_ecg_pretrain"} <= METHOD_OUTCOMES.keys()
+def test_all_methods_have_their_outcome() -> None:
+    assert {"contrastive_pretrain", "hubert_ecg", "hubert_ecg_pretrain"} <= METHOD_OUTCOMES.keys()

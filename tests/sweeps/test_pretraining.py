@@ -46,4 +46,6 @@ def test_an_encoder_is_pretrained_and_bundled_with_all_that_it_has_seen(place: W
     expected = [*dataset.train.record_ids.tolist(), *dataset.val.record_ids.tolist()]
     assert seen == hash_records("synthetic", expected)
     card = BundledCard.model_validate_json((tmp_path / "ecg_fm_tiny.json").read_bytes())
-    assert [each.n_records for each in card.seen] == [len(seen)]
+    assert [{kind: each.n_records for kind, each in run.kinds.items()} for run in card.seen] == [
+        {"synthetic": len(seen)}
+    ]

@@ -29,7 +29,7 @@ from trainables.token_encoder import conv_features, encode_projected, lay_out, m
 
 TEMPERATURE = 0.1
 CMSC_TEMPERATURE = 0.1
-PART_NAMES = ("contrastive", "diversity", "feature_penalty", "cmsc", "masked_accuracy", "cmsc_accuracy")
+PART_NAMES = ("contrastive", "diversity", "feature_penalty", "cmsc", "masked_accuracy", "chance", "cmsc_accuracy")
 LEAD_STREAM = 1  # of a record's random numbers; stream 0 masks tokens
 
 
@@ -71,7 +71,9 @@ class ContrastiveConfig(PretrainConfig):
 class Quantiser(nn.Module):
     """feature_MC -> (codes_MD, diversity): one code of each group a token, chosen with Gumbel noise in training.
 
-    Written with one matrix product a group, where `transformers`' own makes a tensor of tokens x codes x size.
+    Written with one matrix product a group, where `transformers`' own makes a tensor of tokens x codes x size. Codes
+    begin with a mean of 0: between 0 and 1, as there, any two have a cosine of 3/4, and a short training ends before
+    they are told apart.
     """
 
     def __init__(self, n_channels: int, config: ContrastiveConfig) -> None:
@@ -79,7 +81,7 @@ class Quantiser(nn.Module):
         self.n_groups, self.n_codes = config.code_groups, config.codes_a_group
         self.temperature = config.gumbel_start
         self.weight_proj = nn.Linear(n_channels, self.n_groups * self.n_codes)
-        self.codevectors = nn.Parameter(torch.rand(self.n_groups, self.n_codes, config.code_size // self.n_groups))
+        self.codevectors = nn.Parameter(torch.randn(self.n_groups, self.n_codes, config.code_size // self.n_groups))
         nn.init.normal_(self.weight_proj.weight)
         nn.init.zeros_(self.weight_proj.bias)
 
@@ -111,7 +113,7 @@ class Contrastive(nn.Module):
         self.project_q = nn.Linear(config.code_size, config.code_size)
         self.project_hid = nn.Linear(architecture.hidden_size, config.code_size)
         self.input_dropout, self.feature_dropout = (nn.Dropout(config.feature_dropout) for _ in range(2))
-        weights = (1.0, config.diversity_weight, config.feature_penalty, config.cmsc_weight, 0.0, 0.0)
+        weights = (1.0, config.diversity_weight, config.feature_penalty, config.cmsc_weight, 0.0, 0.0, 0.0)
         self.criterion = [Part(name, weight) for name, weight in zip(PART_NAMES, weights, strict=True)]
 
     @property
@@ -146,6 +148,9 @@ class Contrastive(nn.Module):
     def parts(self, *inputs: Tensor | None) -> Tensor:
         """Return the sums of `PART_NAMES`: over masked tokens, but for the penalty (tokens) and CMSC (records).
 
+        `masked_accuracy` is the share of tokens that tell their own code from the others, `chance` that of guesses;
+        it grows to 1 where all tokens come to have the same code.
+
         Args:
             inputs: ecg_BLT (with CMSC the first halves and then the second), mask_BE, valid_BE (None: no padding).
         """
@@ -161,25 +166,27 @@ class Contrastive(nn.Module):
         )
         codes_MD, diversity = self.quantizer(self.feature_dropout(normal_BEC[mask_BE]))
         token_MD, code_MD = self.project_hid(hidden_BEH[mask_BE]), self.project_q(codes_MD)
-        contrastive, hits = self._contrast(token_MD, code_MD, mask_BE)
+        contrastive, hits, guesses = self._contrast(token_MD, code_MD, mask_BE)
         cmsc, pair_hits = self._match_halves(hidden_BEH, valid_BE)
-        return torch.stack([contrastive, diversity * len(token_MD), penalty, cmsc, hits, pair_hits])
+        return torch.stack([contrastive, diversity * len(token_MD), penalty, cmsc, hits, guesses, pair_hits])
 
-    def _contrast(self, token_MD: Tensor, code_MD: Tensor, mask_BE: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the sum of the losses over masked tokens, and of those that find their own code."""
+    def _contrast(self, token_MD: Tensor, code_MD: Tensor, mask_BE: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the sums over masked tokens of the losses, of those that find their own code, and of guesses."""
         if len(token_MD) == 0:
             nothing = token_MD.sum().float()
-            return nothing, nothing.detach()
+            return nothing, nothing.detach(), nothing.detach()
         other_MN, is_other_MN = draw_negatives(mask_BE, self.config.n_negatives)
         token_MD, code_MD = (nn.functional.normalize(each.float(), dim=1) for each in (token_MD, code_MD))
         own_M1 = (token_MD * code_MD).sum(dim=1, keepdim=True)
         others_MN = torch.einsum("md,mnd->mn", token_MD, code_MD[other_MN])
         same_MN = (code_MD[other_MN] == code_MD[:, None]).all(dim=2)  # the same code is no negative
-        others_MN = others_MN.masked_fill(same_MN | ~is_other_MN, float("-inf"))
+        is_negative_MN = is_other_MN & ~same_MN
+        others_MN = others_MN.masked_fill(~is_negative_MN, float("-inf"))
         logits = torch.cat([own_M1, others_MN], dim=1) / TEMPERATURE
         first_M = torch.zeros(len(logits), dtype=torch.long, device=logits.device)
         loss = nn.functional.cross_entropy(logits, first_M, reduction="sum")
-        return loss, (logits.argmax(dim=1) == 0).sum().float()
+        guesses = (1 / (1 + is_negative_MN.sum(dim=1))).sum()
+        return loss, (logits.argmax(dim=1) == 0).sum().float(), guesses
 
     def _match_halves(self, hidden_BEH: Tensor, valid_BE: Tensor | None) -> tuple[Tensor, Tensor]:
         """Return the sum of both directions' losses over records, halved, and of the halves that find each other."""
@@ -237,7 +244,7 @@ class ContrastiveBatches:
             ecg_BLT = ecg_BLT * torch.from_numpy(kept_BL)[:, :, None]
         n_masked, n_valid = int(mask_BE.sum()), int(valid_BE.sum())
         n_pairs = n_records if n_parts == 2 else 0
-        counts = torch.tensor([n_masked, n_masked, n_valid, n_pairs, n_masked, n_pairs], dtype=torch.float32)
+        counts = torch.tensor([n_masked, n_masked, n_valid, n_pairs, n_masked, n_masked, n_pairs], dtype=torch.float32)
         inputs = (ecg_BLT, torch.from_numpy(mask_BE), None if valid_BE.all() else torch.from_numpy(valid_BE))
         return Prepared(inputs, counts, n_valid)
 

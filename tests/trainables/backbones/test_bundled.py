@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from data.record_hashes import hash_records
-from platform.bundle import MOST_BYTES, BundledCard
+from platform.bundle import LICENCES, MOST_BYTES, BundledCard
 from trainables.backbones.weights import BUNDLED
 from trainables.checkpoint import load_weights
 
@@ -37,8 +37,12 @@ def test_a_bundled_encoder_is_small_and_has_its_card(name: str) -> None:
     card = BundledCard.model_validate_json((BUNDLED / f"{name}.json").read_bytes())
     assert card.name == name
     assert card.n_parameters == sum(tensor.numel() for tensor in load_weights(path).values())
-    assert all(seen.command and seen.n_records for seen in card.seen)
-    assert not {seen.kind for seen in card.seen} & EVALUATED_KINDS
+    assert all(seen.command and seen.elapsed_s for seen in card.seen)
+    kinds = {kind: each.licence for seen in card.seen for kind, each in seen.kinds.items()}
+    assert kinds and kinds.keys() <= LICENCES.keys(), "bundled weights come from data with a known licence"
+    assert not kinds.keys() & EVALUATED_KINDS
+    hashes = (BUNDLED / f"{name}.records").read_text(encoding="utf-8").split()
+    assert len(set(hashes)) == card.n_records
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -175,6 +175,16 @@ def test_the_halves_of_a_record_find_each_other_as_infonce_says() -> None:
     assert config.cmsc_weight == 1.0
 
 
+def test_a_guess_is_right_once_among_the_codes_that_differ_and_always_where_all_are_one() -> None:
+    _, model = contrastive()
+    mask_BE = torch.ones(1, 6, dtype=torch.bool)
+    token_MD, code_MD = torch.randn(6, 32), torch.randn(6, 32)
+    *_, guesses = model._contrast(token_MD, code_MD, mask_BE)
+    assert float(guesses) == pytest.approx(6 / (1 + 5))  # each token against five draws of other codes
+    loss, hits, guesses = model._contrast(token_MD, code_MD[:1].expand(6, 32), mask_BE)
+    assert (float(loss), float(hits), float(guesses)) == (0.0, 6.0, 6.0)
+
+
 def test_adjacent_halves_are_segments_of_their_own_and_leads_are_masked_at_their_share() -> None:
     config, model = contrastive(cmsc_weight=1.0, lead_mask_prob=0.5)
     batch = batch_of(64)
