@@ -10,7 +10,6 @@ B: records, L: leads, T: timesteps, W: windows of a record, K: outputs.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -27,7 +26,7 @@ from data.preprocessing import Step, output_signal, without_padding
 from data.scaling import MinMax, Statistics, Zscore
 from trainables.config import TrainConfig
 from trainables.standardise import before_padding
-from trainables.windows import window_timesteps
+from trainables.windows import count_windows, cut_windows, window_timesteps
 
 
 class Padded(NamedTuple):
@@ -99,18 +98,12 @@ class DeployedModel(nn.Module):
 
     def _answer_windows(self, records: Padded, window: int) -> tuple[Tensor, Tensor]:
         """Return answers_BWK of the windows of `trainables.windows`, and is_there_BW1."""
-        ecg_BLT, n_leads = records.ecg_BLT, records.ecg_BLT.shape[1]
-        n_windows = math.ceil((self._n_timesteps - window) / self._stride) + 1
-        last_B1 = (records.length_B11[:, :, 0] - window).clamp(min=0)
-        regular_W = torch.arange(n_windows, device=ecg_BLT.device) * self._stride
-        start_BW = torch.minimum(regular_W, last_B1)
-        # A record's windows end with the first that reaches its end.
-        is_there_BW1 = (regular_W < last_B1 + self._stride)[:, :, None]
-        index_BWC = start_BW[:, :, None] + torch.arange(window, device=ecg_BLT.device)
-        index_BLT = index_BWC.reshape(-1, 1, n_windows * window).expand(-1, n_leads, -1)
-        windows_BLWC = torch.gather(ecg_BLT, 2, index_BLT).reshape(-1, n_leads, n_windows, window)
-        answers_RK = self._answer(self.network(windows_BLWC.transpose(1, 2).reshape(-1, n_leads, window)))
-        return answers_RK.reshape(-1, n_windows, answers_RK.shape[1]), is_there_BW1
+        n_windows = count_windows(self._n_timesteps, window, self._stride)
+        windows_BWLC, _, is_there_BW = cut_windows(
+            records.ecg_BLT, records.length_B11[:, :, 0], window, self._stride, n_windows
+        )
+        answers_RK = self._answer(self.network(windows_BWLC.flatten(0, 1)))
+        return answers_RK.reshape(-1, n_windows, answers_RK.shape[1]), is_there_BW[:, :, None]
 
     def _pool(self, answers_BWK: Tensor, is_there_BW1: Tensor) -> Tensor:
         """Pool as `trainables.evaluation.pool_windows` does, but probabilities themselves."""

@@ -1,15 +1,19 @@
 """Windows: the pieces of a record that a model sees at once, cropped at random in training and tiled in evaluation.
 
-B: records, R: those of them that have a window of some number, W: windows of a record, L: leads, T: timesteps.
+B: records, R: those of them that have a window of some number, W: windows of a record, L: leads, T: timesteps,
+S: timesteps of all windows of a record.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from data.dataset import Batch, Signal
 from trainables.config import LoopConfig, TrainConfig
@@ -51,3 +55,31 @@ def tile(batch: Batch, config: TrainConfig) -> Iterator[tuple[NDArray[np.int64],
             batch.ecg_BLT[row, :, starts[row][number] : starts[row][number] + config.crop_timesteps] for row in row_R
         ]
         yield row_R, np.stack(windows)
+
+
+def count_windows(n_timesteps: int, window: int, stride: int) -> int:
+    """Return the windows of the longest record."""
+    return max(0, math.ceil((n_timesteps - window) / stride)) + 1
+
+
+def cut_windows(
+    ecg_BLT: Tensor, length_B1: Tensor, window: int, stride: int, n_windows: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return every record's windows, where they start, and which of them it has: as `window_starts`, in one graph.
+
+    Args:
+        length_B1: timesteps before the padding.
+        n_windows: of the longest record; shorter ones repeat their last.
+
+    Returns:
+        window_BWLT, start_BW, is_there_BW.
+    """
+    n_leads = ecg_BLT.shape[1]
+    last_B1 = (length_B1 - window).clamp(min=0)
+    regular_W = torch.arange(n_windows, device=ecg_BLT.device) * stride
+    start_BW = torch.minimum(regular_W, last_B1)
+    is_there_BW = regular_W < last_B1 + stride  # a record's windows end with the first that reaches its end
+    index_BWT = start_BW[:, :, None] + torch.arange(window, device=ecg_BLT.device)
+    index_BLS = index_BWT.reshape(-1, 1, n_windows * window).expand(-1, n_leads, -1)
+    window_BLWT = torch.gather(ecg_BLT, 2, index_BLS).reshape(-1, n_leads, n_windows, window)
+    return window_BLWT.transpose(1, 2), start_BW, is_there_BW

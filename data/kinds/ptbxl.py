@@ -3,7 +3,8 @@
 Label sets follow the benchmark of Strodthoff et al. 2021 (doi:10.1109/JBHI.2020.3022989): the keys of `scp_codes`,
 whatever their likelihood, mapped by `scp_statements.csv`; sorted labels that occur at least once. On v1.0.3 they are
 all 71, diag 44, diag_subclass 23, diag_superclass 5, form 19, rhythm 12; `data.labels` takes the benchmark's own names
-of them too (`data.loading.LABEL_SET_SPELLINGS`). Folds are the official `strat_fold`: 1-8 train, 9 validation, 10 test.
+of them too (`data.loading.LABEL_SET_SPELLINGS`). Three more are of one label a record: `superclass` of the records with
+exactly one superclass, `sex` and `age`. Folds are the official `strat_fold`: 1-8 train, 9 validation, 10 test.
 """
 
 from __future__ import annotations
@@ -52,6 +53,7 @@ def build_reader(config: PtbxlConfig) -> RecordReader:
     codes = [_parse_codes(text, ecg_id) for text, ecg_id in zip(database.scp_codes, database.ecg_id, strict=True)]
     _check_known(codes, database.ecg_id.tolist(), statements)
     labels = {name: _binarise(name, codes, mapping) for name, mapping in statement_mappings(statements).items()}
+    labels["superclass"] = _only_one("superclass", *labels["diag_superclass"])
     notes = ["ages over 89, which the source masks as 300, are stored as 90"]
     if n_skipped:
         notes.append(f"{n_skipped} records of the database are left out, as their files were not on disk")
@@ -60,6 +62,12 @@ def build_reader(config: PtbxlConfig) -> RecordReader:
         for name, (label_set, _) in sorted(labels.items())
         if not label_set.names
     ]
+    age_N = _known_ages(database)
+    sex_N = database.sex.to_numpy(np.float32)
+    labels |= {
+        "sex": (LabelSet("sex", "binary", ("female",)), sex_N[:, None]),
+        "age": (LabelSet("age", "regression", ("age",), ("years",)), age_N[:, None]),
+    }
     labels = {name: pair for name, pair in labels.items() if pair[0].names}
     header = Header(
         kind="ptbxl",
@@ -73,17 +81,13 @@ def build_reader(config: PtbxlConfig) -> RecordReader:
         patients_known=True,
         notes=tuple(notes),
     )
-    age_N = database.age.to_numpy(np.float32)
     index = Index(
         places=[str(folder / name) for name in database[file_column]],
         record_ids=database.ecg_id.to_numpy(np.int64).astype(np.str_),
         patient_ids=database.patient_id.to_numpy(np.int64).astype(np.str_),
         folds=database.strat_fold.to_numpy(np.int16),
         labels={name: labels_NK for name, (_, labels_NK) in labels.items()},
-        meta={
-            "age": np.where(age_N == _MASKED_AGE, np.float32(90), age_N),
-            "sex": database.sex.to_numpy(np.float32),
-        },
+        meta={"age": age_N, "sex": sex_N},
     )
     return RecordReader(header, index, read_wfdb, config.nan)
 
@@ -134,6 +138,18 @@ def _binarise(
     names = tuple(sorted(set().union(*labels)))
     labels_NK = np.array([[label in record for label in names] for record in labels], dtype=np.float32)
     return LabelSet(name, "multilabel", names), labels_NK.reshape(len(codes), len(names))
+
+
+def _only_one(name: str, label_set: LabelSet, labels_NK: NDArray[np.float32]) -> tuple[LabelSet, NDArray[np.float32]]:
+    """Return the label of the records that have exactly one, as a class; NaN for the others."""
+    class_N = labels_NK.argmax(axis=1) if label_set.names else np.zeros(len(labels_NK))
+    class_N1 = np.where(labels_NK.sum(axis=1) == 1, class_N, np.nan)[:, None]
+    return LabelSet(name, "multiclass", label_set.names), class_N1.astype(np.float32)
+
+
+def _known_ages(database: pd.DataFrame) -> NDArray[np.float32]:
+    age_N = database.age.to_numpy(np.float32)
+    return np.where(age_N == _MASKED_AGE, np.float32(90), age_N)
 
 
 def _read_csv(path: Path, columns: Sequence[str], index_col: int | None = None) -> pd.DataFrame:

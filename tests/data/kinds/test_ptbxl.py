@@ -80,6 +80,24 @@ def test_superclasses_of_the_first_500_records_are_counted_as_published_with_the
     assert (labels_NK.sum(axis=1) == 0).sum() == 12
 
 
+def test_records_of_one_superclass_alone_have_it_as_their_class(ptbxl: Path) -> None:
+    source = reader(ptbxl)
+    assert source.header.label_sets["superclass"].task == "multiclass"
+    labels = read_whole(source).labels
+    labels_NK, class_N = labels["diag_superclass"], labels["superclass"][:, 0]
+    assert (~np.isnan(class_N)).sum() == (labels_NK.sum(axis=1) == 1).sum() == 415
+    assert all(labels_NK[row, int(class_N[row])] == 1 for row in np.flatnonzero(~np.isnan(class_N)))
+
+
+def test_sex_and_age_can_be_learned(ptbxl: Path) -> None:
+    block, database = read_whole(reader(ptbxl)), pd.read_csv(ptbxl / "ptbxl_database.csv")
+    np.testing.assert_array_equal(block.labels["sex"][:, 0], database.sex)
+    np.testing.assert_array_equal(block.labels["age"][:, 0], database.age.replace(300, 90))
+    sets = reader(ptbxl).header.label_sets
+    assert (sets["sex"].task, sets["sex"].names) == ("binary", ("female",))
+    assert (sets["age"].task, sets["age"].units) == ("regression", ("years",))
+
+
 def test_statements_give_the_benchmarks_71_44_23_5_19_12_labels(ptbxl: Path) -> None:
     mappings = statement_mappings(pd.read_csv(ptbxl / "scp_statements.csv", index_col=0))
     n_labels = {name: len(set(mapping.values())) for name, mapping in mappings.items()}
