@@ -28,9 +28,9 @@ from data.store import read_manifest
 from platform.command_line import BAD_INPUT, OneLineParser, one_line
 from platform.journal import read_events, replay
 from platform.trained_model import BEST_FOLDER, WEIGHTS_NAME, read_trained_model
-from trainables.backbones.weights import BUNDLED
 from trainables.checkpoint import load_weights, save_weights, write_whole
 from trainables.hubert_ecg_weights import network_tensors
+from trainables.weight_files import BUNDLED
 
 MOST_BYTES = 3_000_000
 NAME = re.compile(r"[a-z0-9_]+")

@@ -13,13 +13,13 @@ from torch import nn
 from data.dataset import Dataset, LabelSet, Signal, Task
 from trainables.backbones.architecture import Size, architecture_of
 from trainables.backbones.weights import load_network
-from trainables.hubert_ecg_weights import weights_file
 from trainables.method import Method
 from trainables.pretraining.contrastive import PART_NAMES, Contrastive, ContrastiveBatches, ContrastiveConfig
 from trainables.pretraining.trainer import Part, pretrain, report_names
 from trainables.seeds import Use, derive_seed
 from trainables.token_encoder import count_tokens
 from trainables.trial import Trial
+from trainables.weight_files import locate
 
 PRESETS: Final[Mapping[str, Mapping[str, Any]]] = MappingProxyType(
     {
@@ -78,7 +78,7 @@ def train(config: ContrastivePretrainConfig, dataset: Dataset, trial: Trial) -> 
     model = build_model(config, dataset.signal, dataset.label_set)
     assert isinstance(model, Contrastive)
     if config.weights != "random":
-        load_network(model.network, weights_file(config.weights), model.architecture)
+        load_network(model.network, locate(config.weights), model.architecture)
     pretrain(model, ContrastiveBatches(config, model.architecture, model.n_tokens), config, dataset, trial)
 
 

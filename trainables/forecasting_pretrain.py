@@ -20,13 +20,13 @@ from trainables.experts.dlinear import DLinear
 from trainables.experts.forecaster import CONTEXT, FS_HZ, Forecaster, ForecasterKind
 from trainables.experts.timesnet import TimesNet, TimesNetSize
 from trainables.experts.weights import fill, read_tensors
-from trainables.hubert_ecg_weights import weights_file
 from trainables.method import Method
 from trainables.pretraining.config import PretrainConfig
 from trainables.pretraining.masks import RecordStreams
 from trainables.pretraining.trainer import Part, Prepared, Role, pretrain, report_names
 from trainables.seeds import Use, derive_seed
 from trainables.trial import Trial
+from trainables.weight_files import locate
 
 PARTS: Final = (Part("mse", 1.0), Part("mae", 0.0), Part("persistence_mse", 0.0))
 FITTED_RECORDS: Final = 512  # whose series a network looks at before its first step
@@ -154,7 +154,7 @@ def train(config: ForecastingPretrainConfig, dataset: Dataset, trial: Trial) -> 
     if config.weights == "random":
         model.network.fit(_first_series(dataset.train))
     else:
-        path = weights_file(config.weights)
+        path = locate(config.weights)
         fill(model, read_tensors(path), path)
     pretrain(model, Cuts(config.horizon), config, dataset, trial)
 

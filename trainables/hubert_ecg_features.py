@@ -20,8 +20,9 @@ from data.tokens import TokenGrid
 from trainables.backbones.architecture import build_network
 from trainables.data_step import DataStep, StepResult, StepRun
 from trainables.hubert_ecg_encoder import SHAPES, HubertEcgSize, hubert_ecg_architecture
-from trainables.hubert_ecg_weights import file_hash, load_encoder, weights_file
+from trainables.hubert_ecg_weights import file_hash, load_encoder
 from trainables.token_encoder import conv_features, hidden_states, lay_out
+from trainables.weight_files import locate
 
 FOLDER = "features"
 
@@ -67,7 +68,7 @@ class HubertEcgFeaturesConfig(BaseModel):
         if self.feature_type != "latents":
             return FeatureConfig(feature_type=self.feature_type, mfcc=self.mfcc).model_dump(mode="json")
         assert self.encoder is not None
-        sha256 = file_hash(weights_file(self.encoder))
+        sha256 = file_hash(locate(self.encoder))
         return {"feature_type": "latents", "encoder_sha256": sha256, "size": self.size, "layer": self.layer}
 
 

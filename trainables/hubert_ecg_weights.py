@@ -20,9 +20,9 @@ from typing import Any, Final, get_args
 import torch
 from torch import Tensor
 
-from trainables.backbones.weights import BUNDLED, FILE_NAMES, HUB_ID, SUFFIXES, fetch_from_hub
 from trainables.checkpoint import load_weights
 from trainables.hubert_ecg_encoder import HubertEcgSize
+from trainables.weight_files import fetch_from_hub, find_bundled, locate
 
 LICENCE: Final = "CC BY-NC 4.0 (non-commercial)"
 PUBLISHED: Final[Mapping[str, str]] = MappingProxyType(
@@ -69,41 +69,13 @@ def find_weights(weights: str, size: HubertEcgSize) -> Path:
         ValueError: there is none.
     """
     if weights == "bundled":
-        path = BUNDLED / f"hubert_ecg_{size}.safetensors"
-        if not path.is_file():
-            raise ValueError(
-                f"weights: bundled has no HuBERT-ECG of size {size}; give a folder, a file, "
-                f"{', '.join(PUBLISHED)}, or random"
-            )
-        return path
+        return find_bundled("hubert_ecg", size)
     if weights in PUBLISHED:
         if weights != f"hubert_ecg_{size}":
             raise ValueError(f"weights: {weights} are not of size {size}; set size: {weights.rpartition('_')[2]}")
         _logger.warning("%s: weights of %s are licensed under %s", weights, PUBLISHED[weights], LICENCE)
         return fetch_from_hub(PUBLISHED[weights])
-    return weights_file(weights)
-
-
-def weights_file(weights: str) -> Path:
-    """Return the file that a path (a file, or a folder with one) or a repository's id names.
-
-    Raises:
-        ValueError: there is none.
-    """
-    path = Path(weights).expanduser()
-    if path.is_dir():
-        for name in FILE_NAMES:
-            if (path / name).is_file():
-                return path / name
-        raise ValueError(f"weights: {path} has neither {' nor '.join(FILE_NAMES)}; name the file itself")
-    if path.is_file():
-        return path
-    if HUB_ID.fullmatch(weights) and path.suffix not in SUFFIXES:
-        return fetch_from_hub(weights)
-    raise ValueError(
-        f"weights: {weights} is no file or folder here, nor the id of a repository (OWNER/NAME); "
-        f"give one of them, {', '.join(PUBLISHED)}, or random"
-    )
+    return locate(weights)
 
 
 def file_hash(path: Path) -> str:

@@ -16,6 +16,7 @@ from trainables.conv_transformer import SIZES
 from trainables.fusion_network import FusionNetwork, NetworkConfig
 from trainables.lora import merge_state
 from trainables.published_backbone import Weights, read_published
+from trainables.weight_files import fetch_from_hub
 
 HUB_ID = "KAZABANA/Foundation-Models-for-ECG-classification"
 OWN_SUFFIX = ".safetensors"
@@ -74,7 +75,7 @@ def load_pretrained(network: FusionNetwork, config: PretrainedConfig) -> None:
     if config.weights == RANDOM:
         return
     place = config.weights
-    path = download(place, str(config.weights_file)) if is_hub_id(place) else Path(place)
+    path = fetch_from_hub(place, (str(config.weights_file),)) if is_hub_id(place) else Path(place)
     fill(network, read_weights(path), config, str(path), whole=True)
     if config.weights_lora is not None:
         lora = Path(config.weights_lora)
@@ -94,24 +95,6 @@ def read_weights(path: Path) -> Weights:
         return read_published(file)
     plain = merge_state(load_weights(file))
     return Weights({re.sub(r"^body\.\d+\.", "", name): tensor for name, tensor in plain.items()})
-
-
-def download(hub_id: str, file: str) -> Path:
-    """Fetch a file of a repository, or find it among those fetched before.
-
-    Raises:
-        ValueError: neither worked.
-    """
-    from huggingface_hub import hf_hub_download  # half a second, and only those who name a repository pay it
-
-    try:
-        return Path(hf_hub_download(hub_id, file))
-    except OSError as error:  # what it raises for every failure: no network, no such repository or file, no permission
-        reason = " ".join(str(error).split())
-        raise ValueError(
-            f"{file} of {hub_id} can't be fetched ({reason[:200]}); on a machine with access run `hf download {hub_id} "
-            f"{file}` and copy the file here: weights: PATH; or pretrain with adagrad_fusion_pretrain.yaml"
-        ) from error
 
 
 @torch.no_grad()

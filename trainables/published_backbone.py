@@ -8,7 +8,6 @@ weight.
 
 from __future__ import annotations
 
-import pickle
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -17,6 +16,8 @@ from typing import Final
 
 import torch
 from torch import Tensor
+
+from trainables.weight_files import read_state
 
 _NAMES: Final = (  # theirs -> ours, the first that fits
     (r"encoder_layers\.(\d+)\.conv3(?:\.conv)?\.", r"blocks.\1.skip."),
@@ -55,11 +56,8 @@ def read_published(path: Path) -> Weights:
     Raises:
         ValueError: it is none.
     """
-    try:
-        stored = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        raise ValueError(f"{path} can't be read as a checkpoint of tensors alone ({_first_line(error)})") from error
-    if not isinstance(stored, Mapping) or not all(isinstance(each, Tensor) for each in stored.values()):
+    stored = read_state(path)
+    if not all(isinstance(each, Tensor) for each in stored.values()):
         raise ValueError(f"{path} is not a state dict: names with their tensors; save model.state_dict()")
     return convert(stored, str(path))
 
@@ -104,7 +102,3 @@ def _update(layer: str, renamed: Mapping[str, Tensor]) -> Tensor:
 
 def _kernel(layer: str) -> int:
     return 1 if layer.endswith(".skip") else 9
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().split("\n", maxsplit=1)[0]

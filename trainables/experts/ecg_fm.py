@@ -17,10 +17,11 @@ from data.leads import LEADS_12
 from trainables.backbones.architecture import Size
 from trainables.backbones.backbone import Backbone
 from trainables.backbones.config import BackboneConfig
-from trainables.backbones.weights import find_weights, load_pretrained, read_state
+from trainables.backbones.weights import find_weights, load_pretrained
 from trainables.experts.config import ExpertConfig
 from trainables.experts.expert import ExpertInput
 from trainables.experts.window_expert import WindowExpert
+from trainables.weight_files import read_state
 
 HEAD = "proj"  # of a fine-tuned checkpoint, outside its encoder
 INPUT = ExpertInput(LEADS_12, 500.0, 2_500, "lead", resampling="linear", missing="zero")

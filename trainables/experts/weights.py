@@ -7,8 +7,8 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from trainables.backbones.weights import find_bundled, locate, read_state
 from trainables.experts.config import ExpertConfig
+from trainables.weight_files import find_bundled, locate, read_state
 
 
 def find_weights(config: ExpertConfig, kind: str, size: str, public: Mapping[str, str]) -> Path:

@@ -11,8 +11,8 @@ import pytest
 
 from data.record_hashes import hash_records
 from platform.bundle import LICENCES, MOST_BYTES, BundledCard
-from trainables.backbones.weights import BUNDLED
 from trainables.checkpoint import load_weights
+from trainables.weight_files import BUNDLED
 
 NAMES = sorted(path.stem for path in BUNDLED.glob("*.safetensors"))
 EVALUATED_KINDS = {"mitdb", "segments_csv", "iesd"}  # MIT-BIH, and what is cut from it and from Challenge 2017 N, A

@@ -20,7 +20,8 @@ from trainables.backbones.architecture import Family, architecture_of, build_net
 from trainables.backbones.backbone import Backbone, build_backbone
 from trainables.backbones.config import BackboneConfig
 from trainables.backbones.fairseq import from_fairseq
-from trainables.backbones.weights import BUNDLED, check_weights, load_pretrained
+from trainables.backbones.weights import check_weights, load_pretrained
+from trainables.weight_files import BUNDLED
 
 SIGNAL = Signal(LEADS_12, 500.0, 320)
 TINY = architecture_of("ecg_fm", "tiny")
