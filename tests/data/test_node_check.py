@@ -1,4 +1,4 @@
-"""What a node is asked before a sweep begins; `tests/cluster` asks real ones."""
+"""What a node is asked before a sweep begins; `tests/sweeps/cluster` asks real ones."""
 
 from __future__ import annotations
 

@@ -55,7 +55,9 @@ def test_every_setting_is_one_that_the_installed_ray_reads() -> None:
 
 
 def test_everything_that_ray_starts_here_listens_on_the_loopback_and_asks_for_the_token() -> None:
-    assert init_options("local")["dashboard_host"] == "127.0.0.1"  # `tests/faults/test_secrets.py` looks at the sockets
+    assert (
+        init_options("local")["dashboard_host"] == "127.0.0.1"
+    )  # `tests/sweeps/faults/test_secrets.py` looks at the sockets
     assert SETTINGS["RAY_AUTH_MODE"] == "token"
 
 

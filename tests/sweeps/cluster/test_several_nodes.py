@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from tests.cluster.loopback import raylets_that_train, running_nodes
 from tests.sweeps.aftermath import check_aftermath
+from tests.sweeps.cluster.loopback import raylets_that_train, running_nodes
 from tests.sweeps.workplace import TINY_CNN, Workplace, states, times_left_out, wait_until
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(1500)]

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from tests.faults.faulty_method import FAULTY
-from tests.faults.tally import TALLY
+from tests.sweeps.faults.faulty_method import FAULTY
+from tests.sweeps.faults.tally import TALLY
 from tests.sweeps.workplace import Workplace, states
 from trainables.methods import METHODS
 
@@ -125,5 +125,5 @@ def test_a_fault_in_one_process_of_a_worker_group_is_one_of_the_trial(place: Wor
 
 
 def test_every_fault_has_a_row_in_the_documentation() -> None:
-    text = (Path(__file__).parents[2] / "docs" / "reliability.md").read_text(encoding="utf-8")
+    text = (Path(__file__).parents[3] / "docs" / "reliability.md").read_text(encoding="utf-8")
     assert [fault for fault in (*ENDS, "full") if fault != "none" and f"`{fault}`" not in text] == []

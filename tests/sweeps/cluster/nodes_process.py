@@ -1,4 +1,4 @@
-"""A cluster of several Ray nodes on the loopback, in a process of its own: `python -m tests.cluster.nodes_process`.
+"""Several Ray nodes on the loopback, in a process of its own: `python -m tests.sweeps.cluster.nodes_process`.
 
 It prints the cluster's address, and then obeys its standard input: `add CPUS` starts a node and prints its raylet's
 process, `kill PID` ends that raylet as a power failure would. At the input's end all nodes stop. Only processes that

@@ -15,9 +15,9 @@ import pytest
 
 from data.loading import make_store
 from platform import tracking
-from tests.cluster.test_autoscaler import free_port
-from tests.faults.tally import TALLY
-from tests.faults.test_trials import RANDOM, moments
+from tests.sweeps.cluster.test_autoscaler import free_port
+from tests.sweeps.faults.tally import TALLY
+from tests.sweeps.faults.test_trials import RANDOM, moments
 from tests.sweeps.workplace import ONE_LEAD, TINY_CNN, Workplace, states, wait_until
 
 START_TIMEOUT_S = 240

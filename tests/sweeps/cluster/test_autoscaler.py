@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 from platform.cluster import SETTINGS
-from tests.cluster.process_provider import HEAD
 from tests.sweeps.aftermath import check_aftermath
+from tests.sweeps.cluster.process_provider import HEAD
 from tests.sweeps.workplace import MARK, ROOT, TINY_CNN, Workplace, states, wait_until
 
 RAY = Path(sys.executable).with_name("ray")
@@ -45,7 +45,7 @@ def cluster_config(address: str, log: Path) -> dict[str, Any]:
         "idle_timeout_minutes": 0.2,
         "provider": {
             "type": "external",
-            "module": "tests.cluster.process_provider.ProcessNodeProvider",
+            "module": "tests.sweeps.cluster.process_provider.ProcessNodeProvider",
             "use_node_id_as_ip": True,
             "disable_node_updaters": True,
             "disable_launch_config_check": True,

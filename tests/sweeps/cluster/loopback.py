@@ -50,7 +50,7 @@ def running_nodes(folder: Path) -> Iterator[Nodes]:
     environment = {**os.environ, **SETTINGS, MARK: str(folder), "RAY_ADDRESS": ""}
     log = (folder / "nodes.txt").open("w")
     with log, subprocess.Popen(
-        [sys.executable, "-m", "tests.cluster.nodes_process"], cwd=ROOT, env=environment, text=True,
+        [sys.executable, "-m", "tests.sweeps.cluster.nodes_process"], cwd=ROOT, env=environment, text=True,
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log,
     ) as process:  # fmt: skip
         try:
