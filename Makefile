@@ -3,7 +3,7 @@ SPEC ?= searchspaces/quickstart.yaml
 BIN := .venv/bin
 TWO_PROCESSES := -n 2 --dist loadgroup --no-loadscope-reorder    # one has all that runs on Ray
 
-.PHONY: sweep test test-all lint setup
+.PHONY: sweep test test-all lint cluster-check setup
 
 sweep: setup
 	$(BIN)/python -m platform.sweep $(SPEC)
@@ -19,10 +19,13 @@ lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+cluster-check: setup
+	$(BIN)/python -m platform.cluster_check
+
 setup: .venv/ready
 
 .venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet torch==2.13.0
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev,aws]'
 	touch $@

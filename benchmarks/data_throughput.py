@@ -165,6 +165,7 @@ def _steady_memory(stores: Stores, settings: Settings, folder: Path) -> NodeMemo
     return NodeMemory(
         time_s=begin_s,
         processes_bytes=int(statistics.median(sample.processes_bytes for sample in steady)),
+        driver_bytes=int(statistics.median(sample.driver_bytes for sample in steady)),
         objects_bytes=int(statistics.median(sample.objects_bytes for sample in steady)),
         store_file_bytes=int(statistics.median(sample.store_file_bytes for sample in steady)),
     )

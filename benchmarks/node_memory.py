@@ -31,12 +31,14 @@ class NodeMemory:
 
     Attributes:
         processes_bytes: PSS of the driver and everything that it started, without the object store's pages.
+        driver_bytes: the driver's resident memory, shared pages included.
         objects_bytes: objects in the object store.
         store_file_bytes: pages that the object store's file holds, those of objects that are gone included.
     """
 
     time_s: float
     processes_bytes: int
+    driver_bytes: int
     objects_bytes: int
     store_file_bytes: int
 
@@ -74,7 +76,8 @@ def read_node_memory() -> NodeMemory:
     total, free = (
         resources.get("object_store_memory", 0.0) for resources in (ray.cluster_resources(), ray.available_resources())
     )
-    return NodeMemory(time.time(), sum(map(pss_bytes, pids)), int(total - free), _store_file_bytes(pids))
+    processes_bytes, driver_bytes = sum(map(pss_bytes, pids)), int(driver.memory_info().rss)
+    return NodeMemory(time.time(), processes_bytes, driver_bytes, int(total - free), _store_file_bytes(pids))
 
 
 def pss_bytes(pid: int) -> int:

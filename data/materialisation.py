@@ -9,7 +9,7 @@ copy of the data.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -18,14 +18,16 @@ import ray
 import ray.data
 from numpy.typing import NDArray
 
+from data.checksums import checksums
 from data.dataset import Signal
 from data.parallel import dataset_of, map_items, quiet_ray_data
 from data.preprocessing import is_global, output_lengths
 from data.scaling import Statistics, record_sums, statistics
 from data.selection import Plan, Selection, decode
 from data.sharing import SharedDataset, SharedSplit
-from data.store import CorruptShard, verify_shard
+from data.store import CorruptShard, read_ecg, verify_shard
 
+PIECE = 512  # records that are read at a time for their checksums
 STORE_SHARE = 0.8  # of the available object store; the rest is for blocks and reports
 
 
@@ -45,6 +47,7 @@ def materialise_plan(
     if is_global(plan.steps) and "train" not in held:
         stats = _measure_stream(plan, selections.get("train") or select_role(plan, checked, "train"))
     arrays, stats = _gather_all(plan, {role: selections[role] for role in held}, stats)
+    selections |= {role: with_checksums(plan, selection) for role, selection in selections.items() if role not in held}
     splits = {role: SharedSplit(ray.put(selection), arrays.get(role)) for role, selection in selections.items()}
     return SharedDataset(plan, splits, stats, checked.n_bad_records, checked.bad_shards)
 
@@ -84,6 +87,24 @@ class Places:
     @staticmethod
     def of(selection: Selection) -> Places:
         return Places(selection.shard_N, selection.row_N, selection.length_N)
+
+
+def with_checksums(plan: Plan, selection: Selection) -> Selection:
+    """Return a selection that streams with the checksum of each of its records, read from verified shards."""
+    shards = np.unique(selection.shard_N).tolist()
+    sums_N = np.empty(len(selection), np.uint64)
+    for row in map_items(partial(_checksum_item, plan=plan, places=Places.of(selection)), shards):
+        sums_N[selection.shard_N == row["shard"]] = np.asarray(row["sums"], np.uint64)
+    return replace(selection, sums_N=sums_N)
+
+
+def _checksum_item(row: dict[str, Any], plan: Plan, places: Places) -> dict[str, Any]:
+    shard = plan.shards[row["item"]]
+    row_R = places.row_N[places.shard_N == row["item"]]
+    pieces = (read_ecg(plan.store, shard, slice(start, start + PIECE)) for start in range(0, shard.n_records, PIECE))
+    sums_N = np.concatenate([checksums(ecg_NLT) for ecg_NLT in pieces])
+    verify_shard(plan.store, shard)  # afterwards: what was summed is what was verified
+    return {"shard": row["item"], "sums": sums_N[row_R].tolist()}
 
 
 def _measure_stream(plan: Plan, train: Selection) -> Statistics:

@@ -10,6 +10,7 @@ from typing import Any
 
 import ray
 import ray.data
+from ray._private import ray_constants
 
 MOST_LOCAL_CPUS = 4  # each worker process costs some 200 MB; who wants more starts Ray before
 
@@ -20,6 +21,7 @@ def running_ray(n_tasks: int) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
+    ray_constants.ENABLE_RAY_CLUSTER = False  # nothing listens beyond the loopback; Ray's default on other systems
     # Ingestion needs little of the object store, as its tasks write files; the dashboard serves nobody here.
     ray.init(
         address="local",

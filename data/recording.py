@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any
 
 import h5py
@@ -153,7 +154,10 @@ def _renamed(names: tuple[str, ...], form: FileFormat) -> tuple[str, ...]:
 
 
 def _read_npy(path: Path, form: FileFormat) -> Iterator[Recording]:
-    array = np.load(path, allow_pickle=False)
+    try:
+        array = np.load(path, allow_pickle=False)
+    except (TokenError, SyntaxError, MemoryError) as error:  # what numpy lets through of a damaged header
+        raise ValueError(f"its header is damaged ({type(error).__name__})") from error
     names = _leads_of(array.shape, form, may_be_transposed=False)
     yield from _of_array(path, np.atleast_2d(array), names, form.rate())
 

@@ -9,12 +9,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from data.checksums import UNKNOWN, changed_records
 from data.counts import labelled_mask
 from data.dataset import LabelSet, Signal
 from data.folds import strata, stratified_folds, stratified_subset
 from data.preprocessing import Step, output_signal, preprocess
 from data.reader import RecordTable
-from data.store import Manifest, Shard, read_ecg
+from data.store import CorruptShard, Manifest, Shard, read_ecg
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,7 @@ class Selection:
     labels_NK: NDArray[np.float32]
     record_ids: NDArray[np.str_]
     patient_ids: NDArray[np.str_]
+    sums_N: NDArray[np.uint64]  # `data.checksums`, of a role that streams
 
     def __len__(self) -> int:
         return len(self.shard_N)
@@ -73,6 +75,7 @@ def select(plan: Plan, tables: Mapping[int, RecordTable], role: str) -> Selectio
         labels_NK=np.concatenate([part.labels_NK for part in parts]),
         record_ids=np.concatenate([part.record_ids for part in parts]),
         patient_ids=np.concatenate([part.patient_ids for part in parts]),
+        sums_N=np.concatenate([part.sums_N for part in parts]),
     )
     if role != "train" or plan.finetune_label_ratio == 1 or not len(selection):
         return selection
@@ -99,14 +102,21 @@ def refold(
     return {index: replace(tables[index], folds=part) for index, part in zip(indices, parts, strict=True)}
 
 
-def decode(plan: Plan, shard: int, row_R: NDArray[np.int64], length_R: NDArray[np.int32]) -> NDArray[np.float32]:
+def decode(
+    plan: Plan,
+    shard: int,
+    row_R: NDArray[np.int64],
+    length_R: NDArray[np.int32],
+    sums_R: NDArray[np.uint64] | None = None,
+) -> NDArray[np.float32]:
     """Read and preprocess the given rows (ascending) of one shard to ecg_RLT; a global z-score is left to the caller.
 
     Args:
         length_R: the stored timesteps of those records.
+        sums_R: their checksums, where they were taken.
 
     Raises:
-        CorruptShard: the shard can't be read.
+        CorruptShard: the shard can't be read, or has changed since the checksums were taken.
     """
     if not len(row_R):
         signal = plan.signal
@@ -115,6 +125,11 @@ def decode(plan: Plan, shard: int, row_R: NDArray[np.int64], length_R: NDArray[n
     ecg_NLT = read_ecg(plan.store, plan.shards[shard], slice(first, last + 1))
     if len(row_R) < len(ecg_NLT):
         ecg_NLT = ecg_NLT[row_R - first]
+    if sums_R is not None and len(changed := changed_records(ecg_NLT, sums_R)):
+        raise CorruptShard(
+            f"{plan.store / plan.shards[shard].file} has changed while it was in use: record {int(row_R[changed[0]])} "
+            f"(and {len(changed) - 1} more of {len(row_R)}) fails its checksum; ingest the data set anew"
+        )
     if not plan.steps:
         return ecg_NLT  # as stored, without another pass over memory
     return preprocess(ecg_NLT, plan.steps, plan.stored_signal, length_R)
@@ -140,4 +155,5 @@ def _select_from(plan: Plan, index: int, table: RecordTable, role: str) -> Selec
         labels_NK=labels_NK[rows],
         record_ids=table.record_ids[rows],
         patient_ids=table.patient_ids[rows],
+        sums_N=np.full(len(rows), UNKNOWN, np.uint64),
     )

@@ -11,14 +11,15 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType, ModuleType
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from data import hdf5_shard, parquet_shard
 from data.dataset import LabelSet
+from data.printable import has_control, printable
 from data.reader import Header, RecordBlock, RecordTable
 
 MANIFEST_NAME = "dataset.json"
@@ -34,13 +35,28 @@ class CorruptShard(ValueError):  # noqa: N818  (named for what it reports)
     """A shard is missing, damaged, or not the one that the manifest describes. The message names the file."""
 
 
+def _check_file(name: str) -> str:
+    if Path(name).name != name or has_control(name):
+        raise ValueError(f"a shard is a file in the store's folder, got {printable(name)!r}")
+    return name
+
+
+def _check_text(text: str) -> str:
+    if has_control(text):
+        raise ValueError(f"has a control character: {printable(text)!r}")
+    return text
+
+
+Text = Annotated[str, AfterValidator(_check_text)]
+
+
 class Shard(BaseModel):
     """One file of records, in the order of the store."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    file: str
-    n_records: int
+    file: Annotated[str, AfterValidator(_check_file)]
+    n_records: int = Field(ge=0)
     sha256: str  # of the file
 
 
@@ -66,19 +82,27 @@ class Manifest(BaseModel):
     kind: str
     source: str
     options: dict[str, Any]
-    lead_names: tuple[str, ...]
+    lead_names: tuple[Text, ...]
     fs_hz: float
     n_timesteps: int
     label_sets: dict[str, LabelSet]
     folds: dict[str, tuple[int, ...]]
     patients_known: bool
     preprocessing: tuple[str, ...]
-    notes: tuple[str, ...]
+    notes: tuple[Text, ...]
     format: Format
     dtype: Dtype
     counts: Counts
     shards: tuple[Shard, ...]
     fingerprint: str
+
+    @field_validator("label_sets")
+    @classmethod
+    def _check_labels(cls, label_sets: dict[str, LabelSet]) -> dict[str, LabelSet]:
+        for label_set in label_sets.values():
+            for name in (label_set.name, *label_set.names, *label_set.units):
+                _check_text(name)
+        return label_sets
 
 
 def build_manifest(
@@ -143,7 +167,7 @@ def read_manifest(store: Path) -> Manifest:
             f"{store} is no store, as it has no {MANIFEST_NAME}; "
             f"make one: python -m platform.ingest KIND SOURCE --out {store}"
         ) from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"{path} can't be read ({_first_line(error)}); ingest the data set anew") from error
     version = fields.get("version") if isinstance(fields, dict) else None
     if version != VERSION:

@@ -115,7 +115,7 @@ class StreamedSplit:
         """Read records of one piece, by ascending position."""
         shard = int(self._selection.shard_N[position_R[0]])
         rows, lengths = self._selection.row_N[position_R], self._selection.length_N[position_R]
-        out_RLT[:] = decode(self._plan, shard, rows, lengths)
+        out_RLT[:] = decode(self._plan, shard, rows, lengths, self._selection.sums_N[position_R])
         if self._statistics is not None:
             self._statistics.standardise(out_RLT, self._length_N[position_R])
 

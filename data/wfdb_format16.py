@@ -7,6 +7,7 @@ files, skewed leads, several samples a frame, other formats, damaged files) is l
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from wfdb.io.header import parse_header_content, rx_record, rx_signal
 
 MISSING = -(2**15)  # format 16's mark of a sample that is not there
+COMPRESSED = ("508", "516", "524")
 DEFAULT_GAIN = 200.0  # where a header has none, or 0
 
 
@@ -77,6 +79,28 @@ def read_format16(path: str) -> PhysicalSignal | None:
     return _read(path, leads, float(fs), int(n_timesteps)) if plain else None
 
 
+def check_promise(path: str) -> None:
+    """Refuse a header that promises more samples than its files have bytes, before memory is taken for them.
+
+    Of the formats only the compressed ones have less than a byte a sample; they carry their own length.
+
+    Raises:
+        ValueError: a signal file is too small.
+        OSError: there is no header.
+    """
+    text = Path(f"{path}.hea").read_text(encoding="ascii", errors="ignore")
+    lines, _ = parse_header_content(text)
+    record = rx_record.match(lines[0]) if lines else None
+    n_timesteps = int((record and record["sig_len"]) or 0)
+    leads = [_Lead(*match.groups()) for match in map(rx_signal.match, lines[1:]) if match]
+    counts = Counter(lead.file_name for lead in leads if lead.fmt not in COMPRESSED)
+    for name, n_leads in counts.items():
+        file = Path(path).with_name(name) if name else Path(path)
+        n_bytes = file.stat().st_size if file.is_file() else 0
+        if n_leads * n_timesteps > n_bytes:
+            raise ValueError(f"{name or 'a signal file'} has {n_bytes:,} bytes for {n_leads} x {n_timesteps:,} samples")
+
+
 def _are_plain(leads: list[_Lead]) -> bool:
     _, fmt, samps_per_frame, skew, _ = leads[0].layout
     one_layout = len({lead.layout for lead in leads}) == 1
@@ -86,9 +110,10 @@ def _are_plain(leads: list[_Lead]) -> bool:
 def _read(path: str, leads: list[_Lead], fs_hz: float, n_timesteps: int) -> PhysicalSignal | None:
     file_name, *_, offset = leads[0].layout
     n_values = len(leads) * n_timesteps
-    raw: NDArray[Any] = np.fromfile(Path(path).with_name(file_name), "<i2", n_values, offset=int(offset))
-    if len(raw) < n_values:
-        return None
+    file = Path(path).with_name(file_name)
+    if file.stat().st_size < int(offset) + 2 * n_values:
+        return None  # before memory is taken for what a header promises
+    raw: NDArray[Any] = np.fromfile(file, "<i2", n_values, offset=int(offset))
     raw_LT = np.ascontiguousarray(raw.reshape(n_timesteps, len(leads)).T)
     ecg_LT = raw_LT.astype(np.float64)
     ecg_LT -= np.array([[lead.zero] for lead in leads])

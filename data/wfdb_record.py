@@ -13,7 +13,7 @@ import numpy as np
 import wfdb
 
 from data.record_reader import UNREADABLE, RawRecord
-from data.wfdb_format16 import PhysicalSignal, read_format16
+from data.wfdb_format16 import PhysicalSignal, check_promise, read_format16
 
 
 class ZippedRecord(NamedTuple):
@@ -43,6 +43,7 @@ def read_wfdb(path: str) -> RawRecord:
 
 
 def _read_any_format(path: str) -> PhysicalSignal:
+    check_promise(path)
     record = wfdb.rdrecord(path)
     return PhysicalSignal(record.p_signal.T, tuple(record.units), float(record.fs), tuple(record.sig_name))
 

@@ -12,13 +12,13 @@ from data.loading import describe
 from platform.artefacts import StageSpec, artefact_paths, content_hash
 from platform.chain_report import write_chain_report
 from platform.checkpoints import rank
+from platform.cluster import ray_cluster
 from platform.command_line import INTERRUPTED
 from platform.dry_run import chain_dry_run_text
 from platform.journal import FILE_NAME as JOURNAL_NAME
 from platform.journal import Journal, read_events, replay
 from platform.leaderboard import RANKED
 from platform.mlflow_mirror import Target
-from platform.runner import ray_cluster
 from platform.search_space import flatten
 from platform.spec import Spec
 from platform.stage_of_chain import StageOfChain
@@ -58,6 +58,7 @@ class ChainRequest:
     runs: Path
     stage: str | None
     dry_run: bool
+    address: str  # of the Ray cluster
 
 
 def run_chain(request: ChainRequest, run_sweep: RunSweep, resources: ExitStack) -> int:
@@ -88,7 +89,7 @@ def run_chain(request: ChainRequest, run_sweep: RunSweep, resources: ExitStack) 
         _check_given(request, stages)
         folder = new_folder(request.runs, chain.name)
     resources.enter_context(locked(folder))
-    resources.enter_context(ray_cluster())
+    resources.enter_context(ray_cluster(request.address))
     return _ChainRun(chain, stages, folder, request, overrides, run_sweep).run()
 
 

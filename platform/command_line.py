@@ -7,6 +7,8 @@ import sys
 from collections.abc import Callable
 from typing import NoReturn
 
+from data.printable import printable
+
 BAD_INPUT, INTERRUPTED = 2, 130
 
 
@@ -17,9 +19,9 @@ class OneLineParser(argparse.ArgumentParser):
         self.exit(BAD_INPUT, f"{self.prog}: {message}; see {self.prog} --help\n")
 
 
-def one_line(error: Exception) -> str:
+def one_line(error: Exception | str) -> str:
     """Return an error's message on one line."""
-    return " ".join(str(error).split())
+    return printable(" ".join(str(error).split()))
 
 
 def run_command(name: str, command: Callable[[], str | None], interrupted: str) -> int:

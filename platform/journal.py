@@ -7,6 +7,7 @@ line, which readers drop and the next writer cuts off.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import time
@@ -25,6 +26,7 @@ EventKind = Literal[
     "repeat",  # a trial's configuration is to be trained again with another seed (`of`: that trial)
     "infeasible",  # a proposal that breaks a constraint known before training; never became a trial
     "started",  # a trial's training began or went on (`attempt` counts from 1)
+    "lost",  # a trial's process or node died (`error`); the trial goes on from its last checkpoint
     "reported",  # a trial's metrics after an epoch, its checkpoint saved
     "ended",  # a trial ended, once: COMPLETED, FAILED, or STOPPED with a `reason`: scheduler, budget or target
     "avoided",  # values that `search.avoid` was told to keep away from, beside those that failed here
@@ -59,25 +61,49 @@ class Event:
         return Event(fields.pop("event"), fields.pop("time_s"), fields.pop("trial", ""), fields)
 
 
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
+"""What the system says of a disk that takes no more."""
+
+
+class JournalLost(BaseException):
+    """An event can't be written, so nothing may go on. No `Exception`: Tune takes every one of those for a trial's."""
+
+
+def is_of_the_disk(error: BaseException) -> bool:
+    """Tell whether an error says that the disk takes no more, rather than that something is wrong here."""
+    return isinstance(error, JournalLost) or (isinstance(error, OSError) and error.errno in DISK_ERRORS)
+
+
 class Journal:
     """The one writer of a sweep's journal. Opening cuts off a torn last line."""
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / FILE_NAME
         _cut_torn_line(self.path)
-        self._file = self.path.open("a", encoding="utf-8")
+        self._file = self.path.open("ab", buffering=0)
 
     def append(self, kind: EventKind, trial: str = "", **body: Any) -> Event:
-        """Write and flush one event, stamped with the current time; a later reader sees it whole."""
+        """Write one event, stamped with the current time; a later reader sees it whole.
+
+        Raises:
+            JournalLost: the disk does not take it; the journal is as it was before.
+        """
         event = Event(kind, time.time(), trial, body)
-        self._file.write(event.to_line())
-        self._file.flush()
+        line, n_before = event.to_line().encode(), os.fstat(self._file.fileno()).st_size
+        try:
+            fault = "" if self._file.write(line) == len(line) else os.strerror(errno.ENOSPC)
+        except OSError as error:
+            fault = str(error.strerror)
+        if fault:
+            self._file.truncate(n_before)  # the disk may have taken a part of the line
+            raise JournalLost(f"{self.path} can't be written ({fault})")
         return event
 
     def close(self) -> None:
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        self._file.close()
+        """Flush to the disk, and close; closing twice does no harm."""
+        if not self._file.closed:
+            os.fsync(self._file.fileno())
+            self._file.close()
 
 
 def read_events(folder: Path) -> Iterator[Event]:
@@ -119,6 +145,7 @@ class TrialRecord:
     proposed_s: float
     state: TrialState = "PROPOSED"
     attempts: int = 0
+    losses: int = 0  # how often its process died
     started_s: float | None = None
     ended_s: float | None = None
     spans: list[tuple[float, float]] = field(default_factory=list)  # (start, last event) of each attempt
@@ -251,6 +278,8 @@ class SweepRecord:
             trial.state, trial.attempts = "RUNNING", body["attempt"]
             trial.started_s = trial.started_s or event.time_s
             trial.spans.append((event.time_s, event.time_s))
+        elif event.kind == "lost":
+            self.run(event.trial).losses += 1
         elif event.kind == "reported":
             self.epochs += event.trial in self.trials
             self.run(event.trial).take_report(body["epoch"], body["metrics"], event.time_s)

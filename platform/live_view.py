@@ -17,6 +17,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from data.printable import printable
 from platform.journal import ENDED, SweepRecord, TrialRecord, TrialState
 from platform.leaderboard import best_epoch
 from platform.quantities import Mode
@@ -193,7 +194,8 @@ class LiveView:
     def _ended_line(self, trial: TrialRecord) -> str:
         epoch = best_epoch(trial, self._metric, self._progress.mode)
         if trial.state == "FAILED":
-            return f"{trial.trial} FAILED: {trial.error.strip().splitlines()[-1] if trial.error else 'no traceback'}"
+            last = trial.error.strip().splitlines()[-1] if trial.error else "no traceback"
+            return f"{trial.trial} FAILED: {printable(last)}"
         assert epoch is not None, "a trial that did not fail has reported"
         value = trial.reports[epoch][self._metric]
         took = f" in {format_duration(trial.duration_s)}" if trial.duration_s is not None else ""

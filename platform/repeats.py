@@ -43,6 +43,9 @@ class Repeats(TrialLives):
     def is_done(self) -> bool:
         return not self._waiting
 
+    def _go_on_later(self, trial: str) -> None:
+        self._waiting.append(self.record.repeats[trial].number)
+
     def propose(self) -> dict[str, Any] | None:
         """Return the next repeat's task, or None where there is no further."""
         if self._interrupted or self.is_done:

@@ -131,9 +131,6 @@ class CooperativeScheduler(StaysHere, FIFOScheduler):
     def on_trial_complete(self, tune_controller: TuneController, trial: Trial, result: dict[str, Any]) -> None:
         self._study.on_gone(trial.config["trial"], error=None)
 
-    def on_trial_error(self, tune_controller: TuneController, trial: Trial) -> None:
-        self._study.on_gone(trial.config["trial"], error=str(trial.get_error() or "the trial's process died"))
-
     def choose_trial_to_run(self, tune_controller: TuneController, **kwargs: Any) -> Trial | None:
         overdue = {name for name in self._study.running if self._study.is_overdue(name)}
         for trial in list(tune_controller.get_live_trials()) if overdue else []:

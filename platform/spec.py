@@ -52,6 +52,7 @@ from platform.spec_sections import (
     TrackingSpec,
     constraint_text,
 )
+from platform.storage import check_storage, in_storage, tracked_in_storage
 from platform.targets import FIRST_OBJECTIVE, Target, parse_targets
 from trainables.criterion import parts_of
 from trainables.cross_validation import training_method
@@ -71,6 +72,11 @@ class Spec(Section):
     )
     seed: int = Field(0, ge=0, le=2**32 - 1, description="every random choice is derived from it")
     method: str = Field(description="the training method")
+    storage: Annotated[str, AfterValidator(check_storage)] | None = Field(
+        None,
+        description="root of a cluster's files, a folder that every node has: `data.store` and MLflow's file count "
+        "from it, and the sweeps' folders are made in `runs/` below it; default: this machine's working directory",
+    )
     data: DataConfig = Field(description="the data set and what is done to it")
     params: dict[str, Any] = Field(
         default_factory=dict, description="the method's parameters: a value, or a verb with its range"
@@ -122,7 +128,8 @@ class Spec(Section):
     @model_validator(mode="after")
     def _check_whole(self) -> Self:
         """Check what several sections say together, and resolve the defaults that depend on other keys."""
-        self._resolve(params=_plain_params(self.params))
+        self._resolve(params=_plain_params(self.params), data=in_storage(self.data, self.storage))
+        self._resolve(tracking=tracked_in_storage(self.tracking, self.storage))
         for name, value in self.space.fixed.items():
             _check_param(self, name, [value])
         for parameter in self.space.parameters:

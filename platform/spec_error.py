@@ -11,6 +11,7 @@ from typing import Annotated, Any, Final, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails, PydanticCustomError
 
+from data.printable import printable
 from platform.search_space import nearest
 
 KeyPath = tuple[str | int, ...]
@@ -25,7 +26,7 @@ class SpecError(ValueError):
     def __init__(self, place: str, path: KeyPath, rule: str, suggestion: str | None = None) -> None:
         parts = [place, key_text(path), rule] if path else [place, rule]
         text = ": ".join(parts) + (f"; did you mean {suggestion!r}?" if suggestion else "")
-        super().__init__(" ".join(text.split()))
+        super().__init__(printable(" ".join(text.split())))
         self.path = path
 
 

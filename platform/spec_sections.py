@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Final, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import (
     AfterValidator,
@@ -290,13 +291,28 @@ class ResourcesSpec(Section):
     cpus: float = Field(1.0, gt=0, description="CPUs a process", json_schema_extra=_unit("CPUs"))
     gpus: float = Field(0.0, ge=0, description="GPUs a process; below 1 it is shared", json_schema_extra=_unit("GPUs"))
     concurrency: Annotated[int, Field(ge=1)] | None = Field(
-        None, description="trials at a time; default: as many as the machine holds"
+        None,
+        description="trials at a time; default: as many as machine or cluster hold at the moment. On a cluster that "
+        "is joined (`--address`), trials beyond what fits wait, and are the demand that its autoscaler sees",
     )
     first_report_timeout_s: float = Field(
         600.0,
         gt=0,
         description="a trial that has reported nothing for so long has failed",
         json_schema_extra=_unit("s"),
+    )
+    report_timeout_s: float = Field(
+        3600.0,
+        gt=0,
+        description="a trial that has reported nothing for so long since its last report has failed",
+        json_schema_extra=_unit("s"),
+    )
+    retries: int = Field(
+        2,
+        ge=0,
+        le=100,
+        description="how often a trial whose process or node died goes on from its last checkpoint; what a method "
+        "itself raises is not tried again",
     )
 
     @field_validator("gpus")
@@ -347,3 +363,12 @@ class TrackingSpec(Section):
     experiment: Annotated[str, Field(min_length=1)] | None = Field(
         None, description="the table that sweeps stand in; default: the store's name"
     )
+
+    @field_validator("uri")
+    @classmethod
+    def _check_uri(cls, uri: str) -> str:
+        if urlsplit(uri).password is not None:  # the spec is written into journal, report and MLflow; not echoed here
+            raise broken_rule(
+                (), "holds a password; set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD in the environment"
+            )
+        return uri

@@ -21,7 +21,7 @@ from trainables.method import nest
 from trainables.methods import METHODS
 
 STAGES: Final = "stages"
-OF_THE_CHAIN: Final = ("name", "tracking", STAGES)
+OF_THE_CHAIN: Final = ("name", "storage", "tracking", STAGES)
 DEFAULTS: Final = tuple(key for key in Spec.model_fields if key not in (*OF_THE_CHAIN, "method", "params"))
 OF_A_STAGE: Final = (*DEFAULTS, "method", "params", "from", "step", "select")
 OF_STEPS: Final = ("seed", "data", "step", "params", "select")
@@ -158,7 +158,7 @@ def _stage(file: SpecFile, name: str) -> Stage:
     if not isinstance(own, dict):
         raise file.error((STAGES, name), f"must be a mapping of keys; got {own!r}")
     for key in own:
-        if key in ("name", "tracking"):
+        if key in ("name", "storage", "tracking"):
             raise file.error((STAGES, name, key), "stands outside the stages alone: a chain is one tree of runs")
         if key not in OF_A_STAGE:
             raise file.error((STAGES, name, key), "unknown key", nearest(str(key), list(OF_A_STAGE)))
@@ -298,6 +298,8 @@ def _stage_spec(file: SpecFile, stage: Stage, place: Callable[[Reference], str],
     if base is not None:
         values |= _taken_over(file, stage, values, base)
     values |= {"name": stage.name, "tracking": chain_tracking(file)}
+    if "storage" in file.values:
+        values["storage"] = file.values["storage"]
     model: type[Spec] | type[StepSpec] = StepSpec if "step" in values else Spec
     try:
         return model.model_validate(values)

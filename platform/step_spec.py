@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from functools import cached_property
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
 import numpy as np
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, Field, ValidationError, field_validator, model_validator
 
 from data.config import DataConfig
 from platform.search_space import SearchSpace, SpaceError, nearest, parse_space
 from platform.spec import flat_values, resolved_yaml
 from platform.spec_error import broken_rule, faults
 from platform.spec_sections import Objective, Section, TrackingSpec
+from platform.storage import check_storage, in_storage, tracked_in_storage
 from trainables.data_step import DataStep
 from trainables.data_steps import DATA_STEPS
 from trainables.method import nest
@@ -24,6 +25,9 @@ class StepSpec(Section):
     name: str = Field(description="the stage's name")
     seed: int = Field(0, ge=0, le=2**32 - 1, description="every random choice is derived from it")
     step: str = Field(description="the data step")
+    storage: Annotated[str, AfterValidator(check_storage)] | None = Field(
+        None, description="root of a cluster's files, as of a sweep"
+    )
     data: DataConfig = Field(description="the data set and what is done to it")
     params: dict[str, Any] = Field(
         default_factory=dict, description="the step's parameters: a value, or a verb with finitely many values"
@@ -43,6 +47,8 @@ class StepSpec(Section):
 
     @model_validator(mode="after")
     def _check_whole(self) -> Self:
+        self._resolve(data=in_storage(self.data, self.storage))
+        self._resolve(tracking=tracked_in_storage(self.tracking, self.storage))
         for point in self.points:
             self._check_point(point)
         self._check_select()

@@ -253,6 +253,9 @@ class Study(TrialLives):
 
     # ------------------------------------------------------------------ resuming
 
+    def _go_on_later(self, trial: str) -> None:
+        self._to_resume.append(self.record.trials[trial])
+
     def _unfinished(self) -> list[TrialRecord]:
         return [trial for trial in self.record.trials.values() if trial.state in ("PROPOSED", "RUNNING")]
 

@@ -9,7 +9,7 @@ import argparse
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,25 +21,30 @@ from ray.actor import ActorHandle
 from data.card import DataCard
 from data.cross_validation import CrossValidation, FoldPlan
 from data.loading import Description, SharedDataset, describe, materialise
+from data.node_check import check_nodes
 from platform.avoidance import AvoidFiles, avoided_at_start, new_avoided
 from platform.chain import ChainRequest, run_chain
 from platform.checkpoints import CheckpointKeeper
 from platform.choice import choose
+from platform.cluster import LOCAL, default_address, ray_cluster
+from platform.command_line import one_line
+from platform.concurrency import Concurrency, check_room
 from platform.dry_run import dry_run_text
 from platform.incumbents import Incumbents
 from platform.ingest import made_store
-from platform.journal import Event, Journal, SweepRecord, read_events, replay
+from platform.journal import Event, Journal, JournalLost, SweepRecord, is_of_the_disk, read_events, replay
 from platform.live_view import Budget, LiveView
 from platform.method_outcomes import METHOD_OUTCOMES
 from platform.outcome import Outcome, conclude
 from platform.pareto import front_axes
 from platform.repeats import Repeats, print_repeat
-from platform.runner import concurrency, ray_cluster, run_trials
+from platform.runner import run_trials
 from platform.scheduler import Rule, build_rule
 from platform.spec import Spec, parse_spec
 from platform.spec_file import read_spec_file
 from platform.stage_of_chain import StageOfChain
 from platform.stages import is_chain
+from platform.storage import runs_folder
 from platform.study import Study, spawn_seed
 from platform.study_db import FILE_NAME as STUDY_NAME
 from platform.study_db import Objectives, write_study
@@ -76,7 +81,18 @@ class Request:
     resume: Path | None  # a sweep's folder
     accept_changes: bool
     runs: Path
+    address: str  # of the Ray cluster
     stage: StageOfChain | None = None
+
+    @property
+    def is_elastic(self) -> bool:
+        """Whether nodes may join the cluster as the sweep runs."""
+        return self.address != LOCAL
+
+    @property
+    def place(self) -> Path:
+        """The folder that has, or will have, the sweep's."""
+        return self.runs if self.stage is None else self.stage.folder.parent
 
     @property
     def command(self) -> str:
@@ -96,7 +112,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with ExitStack() as resources:
         try:
             if is_chain(options.spec, options.set):
-                return run_chain(_chain_request(options), partial(_run_stage, options.runs), resources)
+                chain = _chain_request(options)
+                return run_chain(chain, partial(_run_stage, chain.runs, options.address), resources)
             if options.stage is not None:
                 raise ValueError(f"--stage {options.stage}: {options.spec} has no stages; leave out --stage")
             spec, request = _read_request(options)
@@ -116,19 +133,20 @@ def _chain_request(options: argparse.Namespace) -> ChainRequest:
         overrides=tuple(options.set),
         resume=options.resume,
         accept_changes=options.accept_changes,
-        runs=options.runs,
+        runs=runs_folder(options.spec, options.set, options.runs),
         stage=options.stage,
         dry_run=options.dry_run,
+        address=options.address,
     )
 
 
-def _run_stage(runs: Path, spec: Spec, stage: StageOfChain) -> int:
+def _run_stage(runs: Path, address: str, spec: Spec, stage: StageOfChain) -> int:
     """Run a sweep that is a stage of a chain, or go on with it.
 
     Raises:
         ValueError, OSError: bad input.
     """
-    request = Request(stage.spec, stage.overrides, stage.begun, stage.accept_changes, runs, stage)
+    request = Request(stage.spec, stage.overrides, stage.begun, stage.accept_changes, runs, address, stage)
     with ExitStack() as resources:
         return _prepare(spec, request, resources).run()
 
@@ -147,19 +165,30 @@ def _parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--stage", metavar="NAME", help="of a chain: run this stage alone")
     parser.add_argument("--accept-changes", action="store_true", help="resume though space, data or code have changed")
-    parser.add_argument("--runs", type=Path, default=Path("runs"), help="where the sweeps' folders are (default: runs)")
+    parser.add_argument(
+        "--runs",
+        type=Path,
+        default=Path("runs"),
+        help="where the sweeps' folders are, counted from the spec's storage where it has one (default: runs)",
+    )
+    parser.add_argument(
+        "--address",
+        default=default_address(),
+        metavar="auto|HOST:PORT",
+        help="join this Ray cluster (default: $RAY_ADDRESS, or one of this command's own on this machine)",
+    )
     return parser.parse_args(arguments)
 
 
 def _read_request(options: argparse.Namespace) -> tuple[Spec, Request]:
     """Parse the spec; a resume keeps the overrides that its sweep began with."""
     overrides = tuple(options.set)
-    folder = None
+    folder, runs = None, runs_folder(options.spec, overrides, options.runs)
     if options.resume is not None:
         if options.resume:
             folder = Path(options.resume)
         else:
-            folder = newest_folder(options.runs, parse_spec(options.spec, overrides).name)
+            folder = newest_folder(runs, parse_spec(options.spec, overrides).name)
         identity, earlier = read_identity(folder)
         overrides = (*earlier, *overrides)
         given = read_spec_file(options.spec, overrides).values.get("search", {})
@@ -167,7 +196,7 @@ def _read_request(options: argparse.Namespace) -> tuple[Spec, Request]:
         spec = parse_spec(options.spec, (*overrides, *kept))
     else:
         spec = parse_spec(options.spec, overrides)
-    return spec, Request(options.spec, overrides, folder, options.accept_changes, options.runs)
+    return spec, Request(options.spec, overrides, folder, options.accept_changes, runs, options.address)
 
 
 def _prepare(spec: Spec, request: Request, resources: ExitStack) -> _Sweep:
@@ -180,8 +209,8 @@ def _prepare(spec: Spec, request: Request, resources: ExitStack) -> _Sweep:
     spec.check_quantities(description.label_set.task)  # before Ray takes its seconds to start
     spec.check_method(description.signal, description.label_set)
     avoided = avoided_at_start(spec.search.avoid)
-    resources.enter_context(ray_cluster())
-    concurrency(spec.resources)
+    resources.enter_context(ray_cluster(request.address))
+    check_room(spec.resources, request.is_elastic)
     made_store(spec.data)
     description = describe(spec.data)
     assert description.manifest is not None
@@ -189,6 +218,7 @@ def _prepare(spec: Spec, request: Request, resources: ExitStack) -> _Sweep:
     identity = Identity({**spec.flat(), **inputs}, description.manifest.fingerprint, code_hash())
     if request.resume is not None:
         check_unchanged(request.resume, identity, request.accept_changes)
+    check_nodes(Path(spec.data.store), identity.fingerprint, request.place)
     dataset = _materialise(spec)
     if dataset.n_bad_records:
         print(f"{dataset.n_bad_records} records of corrupt shards are left out: {', '.join(dataset.bad_shards)}")
@@ -237,6 +267,8 @@ class _Sweep:
         self.spec, self.request, self.folder = spec, request, folder
         self.identity, self.description, self.dataset = identity, description, dataset
         self.name = folder.name if request.stage is None else request.stage.run_name
+        self._concurrency = Concurrency(spec.resources, request.is_elastic)
+        self._unsaved = ""  # why a repeat's checkpoint could not be written
 
     def run(self) -> int:
         events = list(read_events(self.folder))
@@ -251,22 +283,32 @@ class _Sweep:
             study, setup = self._build_study(journal, record, events)
             with self._live_view(record) as view, _interruptible(study):
                 view.update(record)  # what earlier processes ended is not news
-                run_trials(study, setup, self.folder, on_step=partial(view.update, record))
+                run_trials(study, setup, self.folder, self._concurrency, on_step=partial(view.update, record))
             is_whole = not study.interrupted and self._repeat(study, setup, journal)
             outcome = self._conclude(study, journal) if is_whole else None
             if outcome is None:
                 journal.append("closed", reason="interrupted")
-        except BaseException:  # the second Ctrl-C too: a resume goes on, and no run is left RUNNING
-            journal.append("closed", reason="interrupted")
-            journal.close()
+        except BaseException as error:  # the second Ctrl-C too: a resume goes on, and no run is left RUNNING
+            with suppress(JournalLost, OSError):  # a full disk keeps what was written before
+                journal.append("closed", reason="interrupted")
+                journal.close()
             tracker.close(timeout_s=LAST_WORDS_S)
-            raise
+            if not is_of_the_disk(error):
+                raise
+            return self._stopped_by_disk(str(error))
         journal.close()
         unsent = tracker.close(timeout_s=30)
         if unsent:
             print(f"{unsent} events are not in MLflow yet ({tracker.error or 'it is slow'}); send them with:")
             print(f"  python -m platform.tracking {self.folder}")
+        if study.unsaved or self._unsaved:
+            return self._stopped_by_disk(study.unsaved or self._unsaved)
         return self._report(outcome, study)
+
+    def _stopped_by_disk(self, error: str) -> int:
+        resume = self.request.resume_command(self.folder)
+        print(f"error: {one_line(error)}; make room, and go on with:  {resume}", file=sys.stderr)
+        return INTERRUPTED
 
     def _open(self, journal: Journal, resumed: bool) -> Event:
         manifest = self.description.manifest
@@ -397,7 +439,8 @@ class _Sweep:
         if not repeats.is_done:
             print(f"{choice.chosen.trial} again with {spec.repeats.seeds} other seeds")
             with _interruptible(repeats):
-                run_trials(repeats, setup, self.folder, on_step=lambda: None)
+                run_trials(repeats, setup, self.folder, self._concurrency, on_step=lambda: None)
+        self._unsaved = repeats.unsaved
         if repeats.failure:
             print(f"error: {repeats.failure}", file=sys.stderr)
         return not repeats.interrupted

@@ -33,8 +33,10 @@ class TrialLives(ABC):
     ) -> None:
         self.spec, self.record = spec, record
         self._journal, self._post, self._observers = journal, post, observers
-        self._running: dict[str, float | None] = {}  # trial -> since when its first report is awaited
+        self._running: dict[str, float] = {}  # trial -> since when its next report is awaited
+        self._has_reported: set[str] = set()  # of the running ones: since they have this process
         self._interrupted = False
+        self.unsaved = ""  # why a checkpoint could not be written, which interrupts the sweep
 
     @abstractmethod
     def propose(self) -> dict[str, Any] | None:
@@ -48,9 +50,14 @@ class TrialLives(ABC):
     def _end(self, trial: str, state: str, error: str = "") -> None:
         """Write down a trial's end."""
 
+    @abstractmethod
+    def _go_on_later(self, trial: str) -> None:
+        """Hand the trial out once more."""
+
     def on_start(self, trial: str) -> None:
         """Tune has a process for the trial."""
         self._running[trial] = time.monotonic()
+        self._has_reported.discard(trial)
         self._write("started", trial, attempt=self.record.run(trial).attempts + 1)
 
     def on_message(self, trial: str, message: Mapping[str, Any]) -> None:
@@ -62,27 +69,42 @@ class TrialLives(ABC):
         elif "epoch" in message:
             prefix = len(METRICS_PREFIX)
             metrics = {key[prefix:]: value for key, value in message.items() if key.startswith(METRICS_PREFIX)}
-            self._running[trial] = None
+            self._running[trial] = time.monotonic()
+            self._has_reported.add(trial)
             self._on_report(trial, int(message["epoch"]), metrics)
 
     def _on_outcome(self, trial: str, outcome: str, error: str) -> None:
-        if outcome != "INTERRUPTED":  # an interrupted trial has not ended: a resume goes on with it
+        if outcome == "UNSAVED":
+            self.unsaved = error
+            self.interrupt()
+        elif outcome != "INTERRUPTED":  # an interrupted trial has not ended: a resume goes on with it
             self._end(trial, outcome, error)
         self._running.pop(trial, None)
 
     def on_gone(self, trial: str, error: str | None) -> None:
-        """Tune has no process for the trial any more; where the trial did not say how it ended, it failed."""
+        """Tune has no process for the trial any more. Where the trial did not say how it ended, it was lost or failed.
+
+        Args:
+            error: how its process or its node died, or could not start. Whatever a method raises is an outcome, so this
+                is the machine's fault, and the trial goes on from its last checkpoint, up to `resources.retries` times.
+        """
         self._running.pop(trial, None)
-        if not self._has_ended(trial) and not self._interrupted:
-            self._end(trial, "FAILED", error or "the trial's process ended without an outcome")
+        if self._has_ended(trial) or self._interrupted:
+            return
+        if error is not None and self.record.run(trial).losses < self.spec.resources.retries:
+            self._write("lost", trial, error=error)
+            self._go_on_later(trial)
+            return
+        self._end(trial, "FAILED", error or "the trial's process ended without an outcome")
 
     def is_overdue(self, trial: str) -> bool:
-        """Whether a running trial has not sent its first report in time; if so it has ended as FAILED."""
-        limit_s = self.spec.resources.first_report_timeout_s
+        """Whether a running trial has not sent its next report in time; if so it has ended as FAILED."""
+        key = "report_timeout_s" if trial in self._has_reported else "first_report_timeout_s"
+        limit_s = getattr(self.spec.resources, key)
         since_s = self._running.get(trial)
         if since_s is None or time.monotonic() - since_s < limit_s:
             return False
-        self._end(trial, "FAILED", f"no report within resources.first_report_timeout_s = {limit_s:g} s")
+        self._end(trial, "FAILED", f"no report within resources.{key} = {limit_s:g} s")
         self._running.pop(trial)
         return True
 

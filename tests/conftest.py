@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -34,22 +33,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[None]:
     """Run a local Ray with 2 CPUs and an object store of 1 GiB for the whole session, with a sweep's settings."""
-    import os
-
     import ray
 
-    from platform.runner import SETTINGS
+    from platform.cluster import LOCAL, init_options, set_environment
 
-    os.environ.update(SETTINGS)  # workers inherit them
-    ray.init(
-        address="local",
-        num_cpus=2,
-        object_store_memory=1024**3,
-        include_dashboard=True,  # Ray Train frees a stopped worker group's CPUs through its state API
-        dashboard_host="127.0.0.1",
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-    )
+    set_environment()  # workers inherit it
+    ray.init(**init_options(LOCAL), num_cpus=2, object_store_memory=1024**3, include_dashboard=True)
     yield
     ray.shutdown()
 

@@ -105,9 +105,9 @@ def callers(*functions: str) -> set[str]:
     }
 
 
-def test_only_the_runner_builds_a_tuner_and_only_it_and_ingestion_start_ray() -> None:
+def test_only_the_runner_builds_a_tuner_and_only_the_cluster_and_ingestion_start_ray() -> None:
     assert callers("tune.Tuner", "ray.tune.Tuner", "Tuner") == {"platform/runner.py"}
-    assert callers("ray.init") == {"platform/runner.py", "data/parallel.py"}
+    assert callers("ray.init") == {"platform/cluster.py", "data/parallel.py"}
 
 
 def test_the_platform_package_itself_imports_the_standard_library_alone() -> None:

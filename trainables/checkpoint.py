@@ -16,13 +16,20 @@ from torch import Tensor
 from trainables.trial import State
 
 
+class CheckpointNotWritten(OSError):  # noqa: N818  (named for what it reports)
+    """The disk did not take a file: it is full, over its quota or read-only. No fault of the method's."""
+
+
 def save_checkpoint(path: Path, state: State) -> None:
     """Write `state` to `path`; a reader sees the old file or the new one, never a part.
 
     Safe against a kill at any moment. Against a power failure only as far as the file system is: an fsync
     each epoch costs more than an epoch of a small model.
+
+    Raises:
+        CheckpointNotWritten: the disk does not take it.
     """
-    write_whole(path, lambda temporary: torch.save(state, temporary))
+    _write_state(path, lambda temporary: torch.save(state, temporary))
 
 
 def load_checkpoint(path: Path) -> State:
@@ -39,10 +46,14 @@ def load_checkpoint(path: Path) -> State:
 
 
 def save_weights(path: Path, weights: Mapping[str, Tensor], notes: Mapping[str, str] = MappingProxyType({})) -> None:
-    """Write a model's state dict as safetensors, on the CPU, with `notes` in its header; whole or not at all."""
+    """Write a model's state dict as safetensors, on the CPU, with `notes` in its header; whole or not at all.
+
+    Raises:
+        CheckpointNotWritten: the disk does not take it.
+    """
     # clone: safetensors refuses tensors that share memory, as tied weights do
     tensors = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in weights.items()}
-    write_whole(path, lambda temporary: save_file(tensors, temporary, dict(notes)))
+    _write_state(path, lambda temporary: save_file(tensors, temporary, dict(notes)))
 
 
 def load_weights(path: Path) -> dict[str, Tensor]:
@@ -78,3 +89,24 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def keep_previous(path: Path, previous: Path) -> None:
+    """Keep the file at `path` under a second name too, in the place of what has that name now."""
+    if not path.exists():
+        return
+    temporary = previous.with_name(f".{previous.name}.{os.getpid()}.tmp")
+    temporary.unlink(missing_ok=True)
+    os.link(path, temporary)  # no copy: `path` is replaced as a whole, never written into
+    os.replace(temporary, previous)
+
+
+def _write_state(path: Path, write: Callable[[Path], object]) -> None:
+    try:
+        write_whole(path, write)
+    except (OSError, RuntimeError, SafetensorError) as error:  # torch and safetensors hide the system's error so
+        raise CheckpointNotWritten(f"{path} can't be written: {_first_line(error)}") from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]

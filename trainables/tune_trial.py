@@ -1,13 +1,15 @@
 """A trial inside a sweep: what Ray Tune calls in a worker process, and the boundary around the method.
 
 Whatever a method does, the function given to Tune returns normally, with an outcome: COMPLETED, STOPPED,
-INTERRUPTED or FAILED with the traceback. The process stays fit for the next trial, and the driver
-writes the end of the trial in one place.
+INTERRUPTED, UNSAVED (the disk did not take a checkpoint) or FAILED with the traceback. The process stays fit for the
+next trial, and the driver writes the end of the trial in one place. So what Tune itself hears of as an error is the
+death of a process or a node, and that is tried again.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import math
 import traceback
 from collections.abc import Callable, Mapping
@@ -23,7 +25,13 @@ from ray.actor import ActorHandle
 from ray.train import ScalingConfig
 from ray.train.torch import TorchTrainer
 
-from trainables.checkpoint import load_checkpoint, save_checkpoint, save_weights
+from trainables.checkpoint import (
+    CheckpointNotWritten,
+    keep_previous,
+    load_checkpoint,
+    save_checkpoint,
+    save_weights,
+)
 from trainables.criterion import with_criteria
 from trainables.decisions import Verdict
 from trainables.degeneracy import is_degenerate_report
@@ -34,10 +42,12 @@ if TYPE_CHECKING:
     from data.cross_validation import CrossValidation
     from data.loading import SharedDataset
 
-Outcome = Literal["COMPLETED", "STOPPED", "INTERRUPTED", "FAILED"]
+logger = logging.getLogger(__name__)
+
+Outcome = Literal["COMPLETED", "STOPPED", "INTERRUPTED", "UNSAVED", "FAILED"]
 Send = Callable[[dict[str, Any]], None]
 
-LAST_FILE = "last.ckpt"
+LAST_FILE, PREVIOUS_FILE = "last.ckpt", "previous.ckpt"
 BEST_FILE = "best.safetensors"
 
 
@@ -94,10 +104,9 @@ class TuneTrial:
         self._best: Best | None = None
 
     def restore(self) -> State | None:
-        path = self.folder / LAST_FILE
-        if not path.exists():
+        checkpoint = self._last_whole()
+        if checkpoint is None:
             return None
-        checkpoint = load_checkpoint(path)
         self._best = Best(**checkpoint["best"])
         epoch = checkpoint["payload"]["epoch"]
         state: State = checkpoint["state"]
@@ -106,6 +115,17 @@ class TuneTrial:
                 self._save_best(epoch, state)  # perhaps the kill came before it
             self._tell(epoch, checkpoint["payload"])
         return state
+
+    def _last_whole(self) -> State | None:
+        """Return the last checkpoint that can be read: the one before the last where that is damaged."""
+        for name in (LAST_FILE, PREVIOUS_FILE):
+            path = self.folder / name
+            if path.exists():
+                try:
+                    return load_checkpoint(path)
+                except ValueError as error:
+                    logger.warning("%s; an earlier state is used", error)
+        return None
 
     def report(self, epoch: int, metrics: Mapping[str, float], state: Callable[[], State]) -> None:
         payload = self._save(epoch, metrics, state()) if self.rank == 0 else {}
@@ -119,7 +139,8 @@ class TuneTrial:
         best = now if improved or self._best is None else self._best
         extra = {f"best/{self._setup.metric}": best.value, "best_epoch": best.epoch}
         payload = {"epoch": epoch, "metrics": {**{name: float(v) for name, v in metrics.items()}, **extra}}
-        self.folder.mkdir(parents=True, exist_ok=True)
+        self.folder.mkdir(exist_ok=True)
+        keep_previous(self.folder / LAST_FILE, self.folder / PREVIOUS_FILE)
         # Saved before it is told: a report in the journal always has its checkpoint.
         save_checkpoint(self.folder / LAST_FILE, {"payload": payload, "best": best.__dict__, "state": state})
         if improved:
@@ -169,6 +190,8 @@ def train(setup: TrialSetup, task: TrialTask, trial: TuneTrial) -> dict[str, str
         setup.method.train(config, setup.dataset.open(), trial)
     except TrialStopped:
         return {"outcome": "INTERRUPTED" if trial.verdict == "interrupt" else "STOPPED", "error": ""}
+    except CheckpointNotWritten as error:
+        return {"outcome": "UNSAVED", "error": str(error)}
     except Exception:  # the trial's boundary: whatever a method raises is that trial's end, not the sweep's
         return {"outcome": "FAILED", "error": traceback.format_exc()}
     return {"outcome": "COMPLETED", "error": ""}
@@ -184,6 +207,10 @@ def build_trainable(setup: TrialSetup) -> Callable[[dict[str, Any]], dict[str, s
 
 
 def _run(setup: TrialSetup, task: TrialTask) -> dict[str, str]:
+    if not Path(setup.folder).is_dir():  # a node that joined after the sweep began; another one may have it
+        raise FileNotFoundError(
+            f"this node does not see the sweep's folder {setup.folder}; see storage in docs/cluster.md"
+        )
     if setup.workers:
         from trainables.worker_group import run_worker_group
 

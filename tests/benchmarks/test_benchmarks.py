@@ -13,6 +13,7 @@ from benchmarks import (
     disk_formats,
     distillation,
     ingest,
+    load,
     memory,
     peft,
     pretrain,
@@ -35,6 +36,12 @@ def test_trial_overhead_compares_this_platform_with_four_others(tmp_path: Path) 
     file = tmp_path / "result.json"
     assert trial_overhead.main(["--repeats", "1", "--trials", "3", "--json", str(file)]) == 0
     assert len(medians_of(file)) == 5
+
+
+def test_load_looks_at_growth_memory_view_and_report(tmp_path: Path) -> None:
+    file = tmp_path / "result.json"
+    assert load.main(["--trials", "8", "--json", str(file)]) == 0
+    assert len(medians_of(file)) == 4
 
 
 def test_data_throughput_compares_four_sources_and_counts_copies(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import json
 import math
+import resource
+import signal
 import time
 from pathlib import Path
 
@@ -9,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from platform.journal import FILE_NAME, Event, Journal, read_events, replay
+from platform.journal import FILE_NAME, Event, Journal, JournalLost, read_events, replay
 from tests.platform.journals import finished_sweep, write_journal
 
 EVENTS = finished_sweep(6)
@@ -153,3 +155,22 @@ def test_a_repeated_epoch_voids_what_was_reported_from_there_on() -> None:
 def test_infeasible_proposals_are_proposals_but_no_trials() -> None:
     record = replay([*RESUMED, Event("infeasible", 516, "", {"number": 1})])
     assert (record.n_proposals, len(record.trials)) == (2, 1)
+
+
+def test_a_disk_that_takes_half_a_line_leaves_the_journal_as_it_was(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    journal.append("opened", name="x")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (journal.path.stat().st_size + 20, before[1]))
+    try:
+        with pytest.raises(JournalLost, match=r"journal\.jsonl can't be written"):
+            journal.append("ended", "t0000", state="COMPLETED")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, ignored)
+    assert [event.kind for event in read_events(tmp_path)] == ["opened"]
+    journal.append("ended", "t0000", state="COMPLETED")
+    journal.close()
+    journal.close()
+    assert [event.kind for event in read_events(tmp_path)] == ["opened", "ended"]

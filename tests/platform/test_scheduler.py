@@ -262,13 +262,11 @@ def test_the_scheduler_passes_reports_on_and_never_stops_a_trial() -> None:
     assert study.calls == [("message", "t0000", result)]
 
 
-def test_the_scheduler_says_which_trial_is_gone_and_why() -> None:
+def test_the_scheduler_says_which_trial_is_gone() -> None:
     study: Any = FakeStudy(set())
-    scheduler = CooperativeScheduler(study)
-    trial: Any = SimpleNamespace(config={"trial": "t0001"}, get_error=lambda: RuntimeError("worker died"))
-    scheduler.on_trial_error(FakeController(), trial)  # type: ignore[arg-type]
-    scheduler.on_trial_complete(FakeController(), trial, {})  # type: ignore[arg-type]
-    assert study.calls == [("gone", "t0001", "worker died"), ("gone", "t0001", None)]
+    trial: Any = SimpleNamespace(config={"trial": "t0001"})
+    CooperativeScheduler(study).on_trial_complete(FakeController(), trial, {})  # type: ignore[arg-type]
+    assert study.calls == [("gone", "t0001", None)]
 
 
 def test_only_the_process_of_an_overdue_trial_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -384,24 +384,49 @@ def test_an_interrupt_at_a_trials_last_epoch_lets_it_complete(disk: Disk) -> Non
 
 
 @pytest.mark.parametrize("n_reports", [0, 2])
-def test_a_trial_whose_process_dies_is_failed(disk: Disk, n_reports: int) -> None:
+def test_a_trial_whose_process_dies_again_and_again_is_failed(disk: Disk, n_reports: int) -> None:
     session = Session(small_spec(), disk)
     task = session.study.propose()
     assert task is not None
     session.study.on_start(task["trial"])
     for epoch in range(1, n_reports + 1):
         session.report(task, epoch)
-    session.study.on_gone(task["trial"], error="the worker was killed by SIGKILL")
+    for _ in range(3):  # resources.retries is 2
+        session.study.on_gone(task["trial"], error="the worker was killed by SIGKILL")
     record = session.record.trials["t0000"]
-    assert (record.state, record.error) == ("FAILED", "the worker was killed by SIGKILL")
+    assert (record.state, record.error, record.losses) == ("FAILED", "the worker was killed by SIGKILL", 2)
     assert session.study.optuna_study.trials[0].state == TrialState.FAIL
 
 
-def test_a_trial_whose_process_never_starts_is_failed_too(disk: Disk) -> None:
+def test_a_checkpoint_that_the_disk_does_not_take_interrupts_the_sweep_and_ends_no_trial(disk: Disk) -> None:
     session = Session(small_spec(), disk)
     session.study.propose()
-    session.study.on_gone("t0000", error="the actor could not be made")
+    session.study.on_start("t0000")
+    session.study.on_message("t0000", {"outcome": "UNSAVED", "error": "last.ckpt can't be written"})
+    session.study.on_gone("t0000", error=None)
+    assert session.study.propose() is None
+    assert session.study.unsaved == "last.ckpt can't be written"
+    assert session.record.trials["t0000"].state == "RUNNING"
+
+
+def test_a_trial_whose_process_never_starts_is_handed_out_again_before_it_is_failed_too(disk: Disk) -> None:
+    session = Session(small_spec(), disk)
+    for _ in range(3):
+        task = session.study.propose()
+        assert task is not None and task["trial"] == "t0000"
+        session.study.on_gone("t0000", error="the actor could not be made")
     assert session.record.trials["t0000"].state == "FAILED"
+
+
+def test_what_was_lost_before_a_kill_counts_after_it(disk: Disk) -> None:
+    session = Session(small_spec(), disk)
+    session.study.propose()
+    session.study.on_gone("t0000", error="the node died")
+    session.journal.close()
+    again = Session(small_spec(), disk)
+    assert again.record.trials["t0000"].losses == 1
+    task = again.study.propose()
+    assert task is not None and task["trial"] == "t0000"
 
 
 def test_a_trial_that_ends_without_a_report_is_failed(disk: Disk) -> None:
@@ -447,16 +472,22 @@ def test_a_resumed_trial_that_hangs_is_overdue_although_it_reported_before(
     assert session.study.is_overdue("t0000")
 
 
-def test_a_trial_that_has_reported_is_never_overdue(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_trial_that_hangs_after_a_report_is_overdue_by_its_own_limit(
+    disk: Disk, monkeypatch: pytest.MonkeyPatch
+) -> None:
     clock = [0.0]
     monkeypatch.setattr(time, "monotonic", lambda: clock[0])
     session = Session(small_spec(), disk)
     task = session.study.propose()
     assert task is not None
     session.study.on_start("t0000")
+    clock[0] = 100.0
     session.report(task, 1)
-    clock[0] = 1e6
+    clock[0] = 3699.0
     assert not session.study.is_overdue("t0000")
+    clock[0] = 3701.0
+    assert session.study.is_overdue("t0000")
+    assert "report_timeout_s = 3600" in session.record.trials["t0000"].error
 
 
 # ------------------------------------------------------------------ the file

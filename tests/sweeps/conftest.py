@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -39,9 +40,12 @@ def make_workplace(base: Path, name: str) -> Workplace:
 
 
 @pytest.fixture
-def offline(base: Path, request: pytest.FixtureRequest) -> Workplace:
-    """Return a place of the test's own, without Ray."""
-    return make_workplace(base, "".join(c if c.isalnum() else "_" for c in request.node.name))
+def offline(base: Path, request: pytest.FixtureRequest) -> Iterator[Workplace]:
+    """Return a place of the test's own, without Ray; what a failed test has left running is ended, by process id."""
+    place = make_workplace(base, "".join(c if c.isalnum() else "_" for c in request.node.name))
+    yield place
+    for process in place.processes():
+        process.kill()
 
 
 @pytest.fixture

@@ -143,10 +143,10 @@ def test_a_chain_killed_in_a_step_and_between_stages_goes_on_and_a_whole_one_is_
 
     run_stage = sweep._run_stage
 
-    def killed_at_student(runs: Path, spec: Any, stage: Any) -> int:
+    def killed_at_student(runs: Path, address: str, spec: Any, stage: Any) -> int:
         if stage.name == "student":
             raise Killed
-        return run_stage(runs, spec, stage)
+        return run_stage(runs, address, spec, stage)
 
     with monkeypatch.context() as patch:
         patch.setattr(sweep, "_run_stage", killed_at_student)

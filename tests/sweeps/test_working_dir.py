@@ -10,7 +10,7 @@ import pytest
 from tests.sweeps.workplace import ROOT, Workplace, states
 
 SCRIPT = """
-from platform.runner import SETTINGS
+from platform.cluster import SETTINGS
 from platform.sweep import main
 import os, sys, ray
 os.environ.update(SETTINGS)

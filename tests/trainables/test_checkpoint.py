@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import resource
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
-from trainables.checkpoint import load_checkpoint, load_weights, save_checkpoint, save_weights, write_whole
+from trainables.checkpoint import (
+    CheckpointNotWritten,
+    keep_previous,
+    load_checkpoint,
+    load_weights,
+    save_checkpoint,
+    save_weights,
+    write_whole,
+)
 
 
 def test_a_state_comes_back_as_it_was(tmp_path: Path) -> None:
@@ -58,3 +69,37 @@ def test_damaged_weights_are_named(tmp_path: Path) -> None:
     (tmp_path / "best.safetensors").write_bytes(b"nothing")
     with pytest.raises(ValueError, match=r"best\.safetensors holds no weights"):
         load_weights(tmp_path / "best.safetensors")
+
+
+@pytest.fixture
+def small_files() -> Iterator[None]:
+    """Let no file grow past 4 kB, as a full disk would: the write fails half way."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    signal.signal(signal.SIGXFSZ, ignored)
+
+
+@pytest.mark.usefixtures("small_files")
+def test_a_disk_that_takes_no_more_is_told_from_a_fault_of_the_method(tmp_path: Path) -> None:
+    path, weights = tmp_path / "last.ckpt", {"weight": torch.zeros(4000)}
+    save_checkpoint(path, {"epoch": 1})
+    with pytest.raises(CheckpointNotWritten, match=r"last\.ckpt can't be written"):
+        save_checkpoint(path, {"model": weights})
+    with pytest.raises(CheckpointNotWritten, match=r"best\.safetensors can't be written"):
+        save_weights(tmp_path / "best.safetensors", weights)
+    assert load_checkpoint(path) == {"epoch": 1}
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_the_checkpoint_before_stays_what_it_was(tmp_path: Path) -> None:
+    last, previous = tmp_path / "last.ckpt", tmp_path / "previous.ckpt"
+    keep_previous(last, previous)
+    assert not previous.exists()
+    for epoch in (1, 2, 3):
+        keep_previous(last, previous)
+        save_checkpoint(last, {"epoch": epoch})
+    assert (load_checkpoint(previous), load_checkpoint(last)) == ({"epoch": 2}, {"epoch": 3})
+    assert sorted(tmp_path.iterdir()) == [last, previous]

@@ -14,10 +14,19 @@ from torch import nn
 
 from tests.trainables.tiny_dataset import tiny_dataset
 from trainables import tune_trial
-from trainables.checkpoint import load_checkpoint, load_weights
+from trainables.checkpoint import CheckpointNotWritten, load_checkpoint, load_weights
 from trainables.decisions import Verdict
 from trainables.method import Method, nest
-from trainables.tune_trial import BEST_FILE, LAST_FILE, TrialSetup, TrialTask, TuneTrial, check_metrics, train
+from trainables.tune_trial import (
+    BEST_FILE,
+    LAST_FILE,
+    PREVIOUS_FILE,
+    TrialSetup,
+    TrialTask,
+    TuneTrial,
+    check_metrics,
+    train,
+)
 
 Train = Callable[[Any, Any, Any], None]
 
@@ -294,21 +303,27 @@ def test_a_trial_killed_after_its_last_report_completes_without_another(sweep: S
     assert epochs(sweep) == [1, 2, 3]
 
 
-def test_a_trial_whose_checkpoint_is_missing_starts_over(sweep: Sweep, tmp_path: Path) -> None:
+def test_a_trial_whose_last_checkpoint_is_missing_goes_on_from_the_one_before(sweep: Sweep, tmp_path: Path) -> None:
     sweep.verdicts[2] = "interrupt"
     sweep.attempt()
     (tmp_path / "t0000" / LAST_FILE).unlink()
     sweep.verdicts.clear()
     assert sweep.attempt(epochs_reported=2)["outcome"] == "COMPLETED"
-    assert epochs(sweep) == [1, 2, 1, 2, 3]
+    assert epochs(sweep) == [1, 2, 2, 3]
 
 
-def test_a_broken_checkpoint_fails_the_trial_and_names_the_file(sweep: Sweep, tmp_path: Path) -> None:
+@pytest.mark.parametrize("content", [b"not a checkpoint", None])
+def test_a_trial_that_has_lost_all_its_checkpoints_starts_over(
+    sweep: Sweep, tmp_path: Path, content: bytes | None
+) -> None:
+    sweep.verdicts[2] = "interrupt"
     sweep.attempt()
-    (tmp_path / "t0000" / LAST_FILE).write_bytes(b"not a checkpoint")
-    outcome = sweep.attempt(epochs_reported=3)
-    assert outcome["outcome"] == "FAILED"
-    assert "last.ckpt is not a checkpoint of this program" in outcome["error"]
+    for name in (LAST_FILE, PREVIOUS_FILE):
+        path = tmp_path / "t0000" / name
+        path.unlink() if content is None else path.write_bytes(content)
+    sweep.verdicts.clear()
+    assert sweep.attempt(epochs_reported=2)["outcome"] == "COMPLETED"
+    assert epochs(sweep) == [1, 2, 1, 2, 3]
 
 
 # ------------------------------------------------------------------ surroundings
@@ -343,3 +358,31 @@ def test_a_trial_knows_its_seed_rank_and_device(sweep: Sweep) -> None:
 )
 def test_dotted_keys_become_nested_dictionaries(flat: dict[str, Any], tree: dict[str, Any]) -> None:
     assert nest(flat) == tree
+
+
+# ------------------------------------------------------------------ what a disk does
+
+
+@pytest.mark.parametrize("damage", ["cut", "empty"])
+def test_a_checkpoint_cut_short_is_not_used_but_the_one_before(sweep: Sweep, damage: str) -> None:
+    sweep.verdicts[2] = "interrupt"
+    sweep.attempt()
+    path = Path(sweep.setup.folder) / "t0000" / "last.ckpt"
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2] if damage == "cut" else b"")
+    sweep.verdicts.clear()
+    assert sweep.attempt(epochs_reported=2)["outcome"] == "COMPLETED"
+    assert epochs(sweep) == [1, 2, 2, 3], "epoch 2 again, from the state after epoch 1"
+
+
+def test_a_checkpoint_that_the_disk_does_not_take_is_no_failure_of_the_method(
+    sweep: Sweep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path, state: dict[str, Any]) -> None:
+        raise CheckpointNotWritten(f"{path} can't be written: no space left on device")
+
+    monkeypatch.setattr(tune_trial, "save_checkpoint", full)
+    outcome = sweep.attempt()
+    assert outcome["outcome"] == "UNSAVED"
+    assert "no space left" in outcome["error"]
+    assert epochs(sweep) == []

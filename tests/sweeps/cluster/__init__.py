@@ -1,0 +1,1 @@
+"""Sweeps on several Ray nodes, all on the loopback."""
