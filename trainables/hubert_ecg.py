@@ -66,9 +66,9 @@ class HubertEcgConfig(TrainConfig):
     weights: str = Field(
         "random",
         min_length=1,
-        description="What the encoder starts from: random; bundled (this repository's, where there is one); a "
-        "pretraining's best/ folder; a file; hubert_ecg_small, _base or _large, the published ones (CC BY-NC 4.0); or "
-        "the id of a repository on Hugging Face.",
+        description="What the encoder starts from: random; bundled (this repository's, of size tiny, for records "
+        "at 500 Hz); a pretraining's best/ folder; a file; hubert_ecg_small, _base or _large, the published ones "
+        "(CC BY-NC 4.0); or the id of a repository on Hugging Face.",
     )
     dropout: float = Field(0.1, ge=0, lt=1, description="Dropout before the head.")
     encoder_dropout: float = Field(0.1, ge=0, lt=1, description="Every dropout of the transformer.")

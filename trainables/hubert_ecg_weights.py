@@ -57,7 +57,7 @@ def load_encoder(network: Any, weights: str, size: HubertEcgSize) -> None:
     if fault:
         raise ValueError(
             f"weights: {path} is not of HuBERT-ECG {size} at this sampling rate: {fault}; choose size and "
-            "data.preprocess (100 Hz: hubert_ecg) as they were in its pretraining"
+            "data.preprocess (bundled: 500 Hz, published: the preset hubert_ecg) as they were in its pretraining"
         )
     network.load_state_dict(given, strict=False)
 
@@ -69,7 +69,7 @@ def find_weights(weights: str, size: HubertEcgSize) -> Path:
         ValueError: there is none.
     """
     if weights == "bundled":
-        return find_bundled("hubert_ecg", size)
+        return find_bundled("hubert", size)  # at 500 Hz it is the backbone hubert of method peft as well
     if weights in PUBLISHED:
         if weights != f"hubert_ecg_{size}":
             raise ValueError(f"weights: {weights} are not of size {size}; set size: {weights.rpartition('_')[2]}")

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import (
+    bundled,
     data_throughput,
     disk_formats,
     distillation,
@@ -107,3 +108,14 @@ def test_pretrain_compares_features_with_loops_and_training_with_transformers(tm
     assert pretrain.main(arguments) == 0
     assert all(median > 0 for median in medians_of(file).values())
     assert len(medians_of(file)) == 7
+
+
+def test_bundled_compares_each_backbone_with_random_weights_and_each_way_with_a_probe(tmp_path: Path) -> None:
+    file = tmp_path / "result.json"
+    arguments = ["--records", "120", "--epochs", "1", "--seeds", "2", "--json", str(file)]
+    assert bundled.main(arguments) == 0
+    medians = medians_of(file)
+    for backbone in bundled.BACKBONES:
+        assert 0 < medians[f"{backbone}, linear_probe, bundled"] <= 1
+        assert f"{backbone}, lora, bundled - random" in medians
+        assert f"{backbone}, bundled, lora - linear_probe" in medians

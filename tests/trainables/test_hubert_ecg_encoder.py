@@ -14,6 +14,7 @@ from trainables.token_encoder import (
     encode,
     hidden_states,
     lay_out,
+    run_layer,
     set_dropout,
     valid_tokens,
 )
@@ -81,6 +82,17 @@ def test_a_dropout_that_is_set_reaches_attention_too() -> None:
     rates = {module.p for module in network.encoder.modules() if isinstance(module, nn.Dropout)}
     rates |= {layer.attention.dropout for layer in network.encoder.layers}
     assert rates == {0.25}
+
+
+def test_layers_are_skipped_by_chance_in_training_and_never_in_evaluation() -> None:
+    torch.manual_seed(0)
+    layer = build_network(hubert_ecg_architecture("tiny", 100.0)).encoder.layers[0]
+    hidden_BEH = torch.randn(2, 10, 96)
+    skipped = [torch.equal(run_layer(layer.train(), hidden_BEH, None, 0.3), hidden_BEH) for _ in range(200)]
+    assert sum(skipped) == pytest.approx(60, abs=20)
+    ran_BEH = run_layer(layer.eval(), hidden_BEH, None, 0.9)
+    torch.testing.assert_close(ran_BEH, layer(hidden_BEH))
+    assert not torch.equal(ran_BEH, hidden_BEH)
 
 
 def test_another_rate_or_number_of_leads_is_refused() -> None:

@@ -121,6 +121,17 @@ def test_weights_of_another_size_or_place_are_refused(tmp_path: Path) -> None:
         find_weights(str(tmp_path), "tiny")
 
 
+def test_the_bundled_encoder_is_taken_at_its_rate_and_refused_at_others() -> None:
+    fitting = build_network(hubert_ecg_architecture("tiny", 500.0))
+    before = fitting.encoder.layers[0].attention.k_proj.weight.clone()
+    load_encoder(fitting, "bundled", "tiny")
+    assert not torch.equal(fitting.encoder.layers[0].attention.k_proj.weight, before)
+    with pytest.raises(ValueError, match=r"choose size and data\.preprocess \(bundled: 500 Hz"):
+        load_encoder(build_network(hubert_ecg_architecture("tiny", 100.0)), "bundled", "tiny")
+    with pytest.raises(ValueError, match="bundled has no HuBERT-ECG of size base; give a folder"):
+        find_weights("bundled", "base")
+
+
 def test_published_weights_are_known_with_their_licence() -> None:
     assert is_published("hubert_ecg_base") and is_published("Edoardo-BS/hubert-ecg-large")
     assert not is_published("random")

@@ -79,8 +79,7 @@ class Quantiser(nn.Module):
     """feature_MC -> (codes_MD, diversity): one code of each group a token, chosen with Gumbel noise in training.
 
     Written with one matrix product a group, where `transformers`' own makes a tensor of tokens x codes x size. Codes
-    begin with a mean of 0: between 0 and 1, as there, any two have a cosine of 3/4, and a short training ends before
-    they are told apart.
+    begin with a mean of 0: drawn from 0 to 1, as there, any two begin with a cosine of 3/4.
     """
 
     def __init__(self, n_channels: int, config: ContrastiveConfig) -> None:
