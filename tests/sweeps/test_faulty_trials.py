@@ -38,6 +38,7 @@ def test_whatever_goes_wrong_in_a_trial_it_is_failed_and_the_sweep_goes_on(
     assert "in _go_wrong" in traceback_of(place, "t0000")
     assert "FloatingPointError: val/auroc is nan after epoch 1" in traceback_of(place, "t0001")
     assert "died" in traceback_of(place, "t0003")
+    assert {name: trial.losses for name, trial in record.trials.items() if trial.losses} == {"t0003": 2}
     assert "can't allocate memory" in traceback_of(place, "t0005")
     runs = place.mlflow_runs()
     assert {name: runs[name].info.status for name in ("", "t0000", "t0003", "t0004")} == {

@@ -75,23 +75,6 @@ def test_a_fault_of_the_machine_costs_no_trial_and_a_fault_of_the_method_costs_i
 
 
 @pytest.mark.timeout(600)
-def test_a_process_that_always_dies_is_tried_a_number_of_times_and_then_fails(place: Workplace, scripted: None) -> None:
-    code = place.sweep(
-        method="scripted",
-        params={"fault": {"choice": ["kill", "none"]}},
-        search=GRID,
-        budget={"trials": 2, "epochs": 2},
-        resources={"concurrency": 2, "retries": 1},
-    )
-    assert code == 0
-    record = place.record()
-    assert states(record) == {"t0000": "FAILED", "t0001": "COMPLETED"}
-    assert (record.trials["t0000"].attempts, record.trials["t0000"].losses) == (2, 1)
-    assert "died" in record.trials["t0000"].error
-    TALLY.check("trial: dies every time", place)
-
-
-@pytest.mark.timeout(600)
 @pytest.mark.parametrize("seed", [7, *RANDOM])
 def test_a_disk_that_is_full_under_the_checkpoints_interrupts_the_sweep_which_goes_on_later(
     place: Workplace, seed: int | None, capsys: pytest.CaptureFixture[str]
