@@ -32,7 +32,6 @@ from data.dataset import Dataset
 from data.loading import load, make_store
 from data.store import read_manifest
 from platform.bundle import BundledCard
-from trainables.backbones.weights import BUNDLED
 from trainables.bootstrap import resample
 from trainables.evaluation import evaluate
 from trainables.methods import METHODS
@@ -40,6 +39,7 @@ from trainables.paired_bootstrap import paired_difference
 from trainables.peft_method import PeftConfig
 from trainables.plain_trial import PlainTrial
 from trainables.trial import State
+from trainables.weight_files import BUNDLED
 
 Weights = Literal["bundled", "random"]
 Floats = NDArray[np.float64]
