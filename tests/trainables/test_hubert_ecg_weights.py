@@ -128,7 +128,7 @@ def test_the_bundled_encoder_is_taken_at_its_rate_and_refused_at_others() -> Non
     assert not torch.equal(fitting.encoder.layers[0].attention.k_proj.weight, before)
     with pytest.raises(ValueError, match=r"choose size and data\.preprocess \(bundled: 500 Hz"):
         load_encoder(build_network(hubert_ecg_architecture("tiny", 100.0)), "bundled", "tiny")
-    with pytest.raises(ValueError, match="bundled has no HuBERT-ECG of size base; give a folder"):
+    with pytest.raises(ValueError, match="bundled has no hubert of size base"):
         find_weights("bundled", "base")
 
 
