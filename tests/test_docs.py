@@ -17,9 +17,11 @@ from torch import nn
 
 from platform import ingest, sweep
 from platform.spec import Spec, parse_spec
+from platform.stages import parse_chain
 from tests.trainables.tiny_dataset import tiny_dataset
 from trainables.candidates.blocks import pool
 from trainables.candidates.candidate import Candidate, Sizes
+from trainables.data_steps import DATA_STEPS
 from trainables.method import Method
 from trainables.methods import METHODS
 from trainables.onnx_export import export_onnx
@@ -132,3 +134,26 @@ def test_the_default_run_of_adagrad_fusion_is_two_specs(tmp_path: Path) -> None:
     assert (configs["teacher"].rank, configs["teacher"].bp_batch, configs["teacher"].zo_eps) == (16, 8, 1e-3)
     assert (configs["student"].temperature, configs["student"].soft_weight, configs["student"].hard_weight) == (1, 1, 1)
     assert {config.cutmix_alpha for config in configs.values()} == {0.75}
+
+
+def test_the_default_run_of_hubert_ecg_is_a_chain_with_the_guides_values(tmp_path: Path) -> None:
+    text = (DOCS / "from" / "hubert_ecg.md").read_text(encoding="utf-8")
+    (yaml,) = re.findall(r"^```yaml\n(.*?)^```\n", text, flags=re.MULTILINE | re.DOTALL)
+    (tmp_path / "guide.yaml").write_text(yaml, encoding="utf-8")
+    stages = {stage.name: stage.values for stage in parse_chain(tmp_path / "guide.yaml").stages}
+    assert list(stages) == ["features", "clusters", "pretrain", "finetune"]
+    steps = {name: DATA_STEPS[stages[name]["step"]].config for name in ("features", "clusters")}
+    assert steps["features"].model_validate(stages["features"]["params"]).feature_type == "mfcc"
+    configs = {}
+    for name in ("pretrain", "finetune"):
+        params = {**stages[name]["params"], "weights": "random", "codebooks": "codebook"}
+        method = METHODS[stages[name]["method"]]
+        configs[name] = method.parse_config({key: params[key] for key in params if key in method.config.model_fields})
+    assert (configs["pretrain"].mask_prob, configs["pretrain"].num_clusters, configs["pretrain"].lr) == (
+        0.15,
+        100,
+        1e-4,
+    )
+    assert (configs["pretrain"].epochs, configs["pretrain"].batch_size) == (100, 32)
+    finetune = configs["finetune"]
+    assert (finetune.epochs, finetune.batch_size, finetune.lr, finetune.freeze_encoder) == (50, 16, 1e-5, False)
