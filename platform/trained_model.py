@@ -7,9 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import nn
 
 from data.card import DataCard
@@ -17,37 +14,21 @@ from platform.journal import TrialRecord, read_events, replay
 from trainables.checkpoint import load_weights, read_notes
 from trainables.cross_validation import training_method
 from trainables.method import Method
+from trainables.model_card import BEST_FOLDER, CARD_NAME, WEIGHTS_NAME, ModelCard, read_card
 from trainables.tune_trial import BEST_FILE
 
-CARD_NAME, DATA_CARD_NAME, WEIGHTS_NAME = "config.json", "data.json", "model.safetensors"
-BEST_FOLDER, TRIALS_FOLDER = "best", "trials"
+__all__ = [
+    "BEST_FOLDER",
+    "CARD_NAME",
+    "DATA_CARD_NAME",
+    "TRIALS_FOLDER",
+    "WEIGHTS_NAME",
+    "ModelCard",
+    "TrainedModel",
+    "read_trained_model",
+]
 
-
-class ModelCard(BaseModel):
-    """What is known of a trained model beside its weights. Stored as `best/config.json`.
-
-    Attributes:
-        params: the method's whole configuration, dotted keys.
-        thresholds: of each label, fitted on the validation folds.
-        val: metrics on the validation folds at the epoch of the weights.
-        folds: of a cross-validation: the model is the mean of so many, `thresholds` and `val` are the means of theirs.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    sweep: str
-    trial: str
-    method: str
-    params: dict[str, Any]
-    seed: int
-    data: DataCard
-    thresholds: dict[str, float]
-    val: dict[str, float]
-    folds: int | None = None
-
-    @property
-    def thresholds_K(self) -> NDArray[np.float64]:
-        return np.array([self.thresholds[name] for name in self.data.label_set.names])
+DATA_CARD_NAME, TRIALS_FOLDER = "data.json", "trials"
 
 
 @dataclass(frozen=True)
@@ -85,7 +66,7 @@ def read_trained_model(place: Path, trial: str | None = None) -> TrainedModel:
         card, weights = _trial_card(run, trial), run / TRIALS_FOLDER / trial / BEST_FILE
     else:
         folder = place if (place / CARD_NAME).exists() else place / BEST_FOLDER
-        card, weights = _read_card(folder / CARD_NAME), folder / WEIGHTS_NAME
+        card, weights = read_card(folder / CARD_NAME), folder / WEIGHTS_NAME
     return _build(card, weights, run)
 
 
@@ -93,17 +74,6 @@ def _run_of(place: Path) -> Path | None:
     """Return the sweep's folder that `place` is or lies in."""
     folders = (place, *place.absolute().parents[:2])
     return next((folder for folder in folders if (folder / DATA_CARD_NAME).exists()), None)
-
-
-def _read_card(path: Path) -> ModelCard:
-    try:
-        return ModelCard.model_validate_json(path.read_bytes())
-    except FileNotFoundError:
-        raise ValueError(f"{path} is not there; give the folder of a sweep that has ended, or its best/") from None
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(map(str, first["loc"]))
-        raise ValueError(f"{path}: {key}: {first['msg']}; it is of another version") from None
 
 
 def _trial_card(run: Path, trial: str) -> ModelCard:
@@ -136,8 +106,7 @@ def _validation(trial: TrialRecord, epoch: int) -> dict[str, float]:
 
 
 def _build(card: ModelCard, weights: Path, run: Path | None) -> TrainedModel:
-    method = training_method(card.method, card.folds)
-    config = method.parse_config(card.params)
+    method, config = card.method_and_config()
     model = method.build_model(config, card.data.signal, card.data.label_set)
     model.load_state_dict(load_weights(weights))
     return TrainedModel(card, config, method.finish(model.eval()), weights, run)

@@ -18,7 +18,7 @@ from data.dataset import Dataset, LabelSet, Signal, Split, Task
 from trainables.hubert_ecg_encoder import SHAPES, HubertEcgSize, hubert_ecg_architecture
 from trainables.hubert_ecg_weights import load_encoder
 from trainables.method import Method
-from trainables.pretraining.config import PretrainConfig
+from trainables.pretraining.config import TokenPretrainConfig
 from trainables.pretraining.masked_prediction import PART_NAMES, LabelledTokens, MaskedPrediction, chance
 from trainables.pretraining.trainer import Part, Role, pretrain, report_names
 from trainables.seeds import Use, derive_seed
@@ -42,7 +42,7 @@ PRESETS: Final[Mapping[str, Mapping[str, Any]]] = MappingProxyType(
 )  # fmt: skip
 
 
-class HubertEcgPretrainConfig(PretrainConfig):
+class HubertEcgPretrainConfig(TokenPretrainConfig):
     """The parameters of `method: hubert_ecg_pretrain`."""
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = PRESETS

@@ -5,6 +5,7 @@ from __future__ import annotations
 from trainables.adagrad_fusion import ADAGRAD_FUSION
 from trainables.atml import ATML
 from trainables.contrastive_pretrain import CONTRASTIVE_PRETRAIN
+from trainables.forecasting_pretrain import FORECASTING_PRETRAIN
 from trainables.hubert_ecg import HUBERT_ECG
 from trainables.hubert_ecg_pretrain import HUBERT_ECG_PRETRAIN
 from trainables.method import Method
@@ -13,5 +14,14 @@ from trainables.supervised import SUPERVISED
 
 METHODS: dict[str, Method] = {
     method.name: method
-    for method in (SUPERVISED, PEFT, ADAGRAD_FUSION, ATML, HUBERT_ECG, HUBERT_ECG_PRETRAIN, CONTRASTIVE_PRETRAIN)
+    for method in (
+        SUPERVISED,
+        PEFT,
+        ADAGRAD_FUSION,
+        ATML,
+        HUBERT_ECG,
+        HUBERT_ECG_PRETRAIN,
+        CONTRASTIVE_PRETRAIN,
+        FORECASTING_PRETRAIN,
+    )
 }

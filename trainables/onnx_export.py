@@ -124,8 +124,10 @@ def serialise(model: nn.Module, signal: Signal, output_name: str = "logits", *, 
         # The TorchScript exporter announces its successor on each call; the reason to stay is at the top.
         warnings.filterwarnings("ignore", category=DeprecationWarning, module=r"torch\.onnx|trainables")
         # LSTMs, layer norm and attention check shapes, which cannot be traced; a fixed batch is feared, two are tried.
+        # The periods of a trained TimesNet are numbers.
         shape_checks = r"(torch\.nn\.(modules\.rnn|functional)|transformers\.integrations\.sdpa_attention)"
-        warnings.filterwarnings("ignore", category=torch.jit.TracerWarning, module=shape_checks)  # type: ignore[attr-defined]
+        constants = rf"{shape_checks}|trainables\.experts\.timesnet"
+        warnings.filterwarnings("ignore", category=torch.jit.TracerWarning, module=constants)  # type: ignore[attr-defined]
         warnings.filterwarnings("ignore", "Exporting a model to ONNX with a batch_size other than 1", UserWarning)
         warnings.filterwarnings("ignore", "Constant folding - Only steps=1", UserWarning)  # attention reads its scale
         torch.onnx.export(

@@ -80,10 +80,18 @@ def find_weights(config: BackboneConfig) -> Path:
         ValueError: there is no such file, and nothing to fetch it from.
     """
     if config.weights == "bundled":
-        return _bundled(config)
+        return find_bundled(config.backbone, config.size)
     if config.weights == "public" and config.size != "base":
         raise ValueError(f"weights: public are of size base, but got size: {config.size}")
-    name = PUBLIC[config.backbone] if config.weights == "public" else config.weights
+    return locate(PUBLIC[config.backbone] if config.weights == "public" else config.weights)
+
+
+def locate(name: str) -> Path:
+    """Return the file that a path, a folder, or the id of a repository or of a file in it names.
+
+    Raises:
+        ValueError: as `find_weights`.
+    """
     path = Path(name).expanduser()
     if path.is_file():
         return path
@@ -197,13 +205,18 @@ def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, (list, tuple)) else value
 
 
-def _bundled(config: BackboneConfig) -> Path:
-    path = BUNDLED / f"{config.backbone}_{config.size}.safetensors"
+def find_bundled(network: str, size: str) -> Path:
+    """Return this repository's own weights of a network, `BUNDLED/<network>_<size>.safetensors`.
+
+    Raises:
+        ValueError: there are none.
+    """
+    path = BUNDLED / f"{network}_{size}.safetensors"
     if path.is_file():
         return path
     there = ", ".join(sorted(each.stem for each in BUNDLED.glob("*.safetensors"))) or "none yet"
     raise ValueError(
-        f"weights: bundled has no {config.backbone} of size {config.size} (there: {there}); "
+        f"weights: bundled has no {network} of size {size} (there: {there}); "
         "give a Hugging Face id, a folder or a file, or weights: random"
     )
 

@@ -22,7 +22,8 @@ class ExpertConfig(BaseModel):
         "random",
         min_length=1,
         description="What the expert is: a Hugging Face id (OWNER/NAME or OWNER/NAME/FILE), a folder, a file "
-        "(.safetensors, or one that holds data only), bundled (this repository's, where there is one) or random.",
+        "(.safetensors, or one that holds data only), public (the published one, where there is one), bundled (this "
+        "repository's, where there is one) or random.",
     )
     weights_seed: int = Field(0, ge=0, description="random: which random weights, the same in all trials.")
     features: tuple[str, ...] = Field(

@@ -56,7 +56,8 @@ class EcgFm(WindowExpert):
         self._backbone_config = BackboneConfig(backbone="ecg_fm", size=config.size, weights=config.weights)
         window = Signal(INPUT.lead_names, INPUT.fs_hz, INPUT.n_timesteps)
         backbone = Backbone(self._backbone_config, window)
-        super().__init__(config, signal, INPUT, {"embeddings": backbone.hidden_size, "logits": config.n_labels})
+        widths = {"embeddings": backbone.hidden_size, "logits": config.n_labels}
+        super().__init__(config, signal, widths, INPUT)
         self.backbone = backbone
         self.head = nn.Linear(backbone.hidden_size, config.n_labels) if "logits" in config.features else None
 

@@ -50,14 +50,13 @@ class Expert(nn.Module, ABC):
         config: of its kind.
         signal: of the records that it was built for.
         widths: feature -> how many of the D columns it has, in their order.
-        input: what it reads, where that is one window of some leads; None: more than that, see its class.
+        input: what its network reads.
     """
 
-    def __init__(self, config: ExpertConfig, signal: Signal, widths: Mapping[str, int]) -> None:
+    def __init__(self, config: ExpertConfig, signal: Signal, widths: Mapping[str, int], wanted: ExpertInput) -> None:
         super().__init__()
-        self.config, self.signal = config, signal
+        self.config, self.signal, self.input = config, signal, wanted
         self.widths = {name: widths[name] for name in config.features}
-        self.input: ExpertInput | None = None
 
     @abstractmethod
     def forward(self, ecg_BLT: Tensor) -> Tensor:

@@ -11,11 +11,25 @@ from pydantic import Field
 from data.dataset import Signal
 from trainables.experts.ecg_fm import EcgFm, EcgFmConfig
 from trainables.experts.expert import Expert
+from trainables.experts.forecasters import DLinearConfig, ForecastExpert, TimesNetConfig
+from trainables.experts.hubert_ecg import HubertEcgExpert, HubertEcgExpertConfig
+from trainables.experts.moment import Moment, MomentConfig
+from trainables.experts.tempo import Tempo, TempoConfig
+from trainables.experts.trained import Trained, TrainedConfig
 from trainables.seeds import Use, derive_seed
 
-AnyExpertConfig = Annotated[EcgFmConfig, Field(discriminator="kind")]
+AnyExpertConfig = Annotated[
+    EcgFmConfig | MomentConfig | TempoConfig | DLinearConfig | TimesNetConfig | HubertEcgExpertConfig | TrainedConfig,
+    Field(discriminator="kind"),
+]
 EXPERTS: Mapping[type[Any], Callable[[Any, Signal], Expert]] = {
     EcgFmConfig: EcgFm,
+    MomentConfig: Moment,
+    TempoConfig: Tempo,
+    DLinearConfig: ForecastExpert,
+    TimesNetConfig: ForecastExpert,
+    HubertEcgExpertConfig: HubertEcgExpert,
+    TrainedConfig: Trained,
 }
 
 

@@ -1,6 +1,6 @@
 """What an expert sees of a record: some leads, at its rate, normalised, in windows. All of it exports to ONNX.
 
-B: records, W: windows of a record, R = B W: windows of a batch, L: leads, T: timesteps.
+B: records, W: windows of a record, R = B W: windows of a batch, S = B L: series, L: leads, T: timesteps, P: phases.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from scipy import signal as scipy_signal
 from torch import Tensor, nn
 
@@ -55,30 +56,33 @@ class View(nn.Module):
         self._wanted = wanted
         self._sources = _sources(wanted, signal)
         self._resample = _Resample(wanted, signal)
-        self.n_windows = count_windows(self._resample.n_timesteps, wanted.n_timesteps, wanted.n_timesteps)
 
     def forward(self, ecg_BLT: Tensor) -> Windows:
         length_B11 = before_padding(ecg_BLT).sum(dim=2, keepdim=True).long()
         leads = [torch.zeros_like(ecg_BLT[:, 0]) if row is None else ecg_BLT[:, row] for row in self._sources]
         ecg_BLT, length_B11 = self._resample(torch.stack(leads, dim=1), length_B11)
         ecg_BLT = _normalise(ecg_BLT, length_B11, self._wanted)
-        return self._cut(ecg_BLT, length_B11)
+        return cut_side_by_side(ecg_BLT, length_B11, self._resample.n_timesteps, self._wanted.n_timesteps)
 
-    def _cut(self, ecg_BLT: Tensor, length_B11: Tensor) -> Windows:
-        n_timesteps = self._wanted.n_timesteps
-        lacking = n_timesteps - self._resample.n_timesteps
-        if lacking > 0:
-            ecg_BLT = nn.functional.pad(ecg_BLT, (0, lacking))
-        window_BWLT, start_BW, is_there_BW = cut_windows(
-            ecg_BLT, length_B11[:, :, 0], n_timesteps, n_timesteps, self.n_windows
-        )
-        position_T = torch.arange(n_timesteps, device=ecg_BLT.device)
-        is_signal_BWT = start_BW[:, :, None] + position_T < length_B11
-        return Windows(
-            window_BWLT.flatten(0, 1),
-            is_signal_BWT.flatten(0, 1).to(ecg_BLT.dtype),
-            is_there_BW.to(ecg_BLT.dtype),
-        )
+
+def cut_side_by_side(ecg_BLT: Tensor, length_B11: Tensor, n_stored: int, n_timesteps: int) -> Windows:
+    """Cut records into windows of `n_timesteps` side by side, of which the last ends with the record.
+
+    Args:
+        n_stored: T; a number, which a traced shape is not.
+    """
+    n_windows = count_windows(n_stored, n_timesteps, n_timesteps)
+    lacking = n_timesteps - n_stored
+    if lacking > 0:
+        ecg_BLT = nn.functional.pad(ecg_BLT, (0, lacking))
+    window_BWLT, start_BW, is_there_BW = cut_windows(ecg_BLT, length_B11[:, :, 0], n_timesteps, n_timesteps, n_windows)
+    position_T = torch.arange(n_timesteps, device=ecg_BLT.device)
+    is_signal_BWT = start_BW[:, :, None] + position_T < length_B11
+    return Windows(
+        window_BWLT.flatten(0, 1),
+        is_signal_BWT.flatten(0, 1).to(ecg_BLT.dtype),
+        is_there_BW.to(ecg_BLT.dtype),
+    )
 
 
 def _sources(wanted: ExpertInput, signal: Signal) -> list[int | None]:
@@ -117,59 +121,76 @@ def _before(length_B11: Tensor, ecg_BLT: Tensor) -> Tensor:
 
 
 class _Resample(nn.Module):
-    """`data.resampling.resample` on padded tensors: (ecg_BLT, length_B11) -> the same at `wanted.fs_hz`.
+    """`data.resampling.resample` of each record's own length: (ecg_BLT, length_B11) -> both at `wanted.fs_hz`."""
 
-    Linear: the straight lines lead from the first to the last timestep of the padded record.
-    """
-
-    kernel_1K: Tensor
+    kernel_P1K: Tensor
 
     def __init__(self, wanted: ExpertInput, signal: Signal) -> None:
         super().__init__()
         self._ratio, self._method = rate_ratio(signal.fs_hz, wanted.fs_hz), wanted.resampling
         self.n_timesteps = resampled_length(signal.n_timesteps, signal.fs_hz, wanted.fs_hz, wanted.resampling)
         if wanted.resampling == "polyphase" and self._ratio != 1:
-            kernel_1K = torch.from_numpy(_low_pass(self._ratio))[None]
-            self.register_buffer("kernel_1K", kernel_1K, persistent=False)  # follows from the two rates
+            kernel_P1K, self._reach = _low_pass(self._ratio)
+            # not persistent: it follows from the two rates
+            self.register_buffer("kernel_P1K", torch.from_numpy(kernel_P1K), persistent=False)
+            n_strides = -(-self.n_timesteps // self._ratio.numerator)
+            needed = (n_strides - 1) * self._ratio.denominator + kernel_P1K.shape[2]
+            self._beyond = max(0, needed - self._reach - signal.n_timesteps)
 
     def forward(self, ecg_BLT: Tensor, length_B11: Tensor) -> tuple[Tensor, Tensor]:
         if self._ratio == 1:
             return ecg_BLT, length_B11
-        up, down = self._ratio.numerator, self._ratio.denominator
+        scaled_B11, down = length_B11 * self._ratio.numerator, self._ratio.denominator
         if self._method == "linear":
-            length_B11 = torch.div(length_B11 * up, down, rounding_mode="floor")
-            ecg_BLT = nn.functional.interpolate(ecg_BLT, size=self.n_timesteps, mode="linear", align_corners=True)
-            return ecg_BLT * _before(length_B11, ecg_BLT), length_B11
-        return self._polyphase(ecg_BLT, length_B11, up, down)
+            return self._interpolate(ecg_BLT, length_B11, torch.div(scaled_B11, down, rounding_mode="floor"))
+        return self._polyphase(ecg_BLT, length_B11, torch.div(scaled_B11 + down - 1, down, rounding_mode="floor"))
 
-    def _polyphase(self, ecg_BLT: Tensor, length_B11: Tensor, up: int, down: int) -> tuple[Tensor, Tensor]:
-        """Filter what lies over the line between each lead's ends, which would ring against the zeros beside it."""
-        last_B11 = (length_B11 - 1).clamp(min=0)
+    def _interpolate(self, ecg_BLT: Tensor, from_B11: Tensor, to_B11: Tensor) -> tuple[Tensor, Tensor]:
+        """Draw straight lines between timesteps, from a record's first to its last."""
+        last_B11 = (from_B11 - 1).clamp(min=0)
+        time_T = torch.arange(self.n_timesteps, device=ecg_BLT.device)
+        position_B1T = time_T * (last_B11 / (to_B11 - 1).clamp(min=1))
+        left_B1T = torch.minimum(position_B1T.long(), (last_B11 - 1).clamp(min=0))
+        right_B1T = torch.minimum(left_B1T + 1, last_B11)
+        left_BLT, right_BLT = (
+            torch.gather(ecg_BLT, 2, index_B1T.expand(-1, ecg_BLT.shape[1], -1)) for index_B1T in (left_B1T, right_B1T)
+        )
+        drawn_BLT = left_BLT + (right_BLT - left_BLT) * (position_B1T - left_B1T)
+        return drawn_BLT * _before(to_B11, drawn_BLT), to_B11
+
+    def _polyphase(self, ecg_BLT: Tensor, from_B11: Tensor, to_B11: Tensor) -> tuple[Tensor, Tensor]:
+        """Filter each record, which goes on along the line between its ends: with zeros both would ring."""
+        last_B11 = (from_B11 - 1).clamp(min=0)
         first_BL1 = ecg_BLT[:, :, :1]
         end_BL1 = torch.gather(ecg_BLT, 2, last_B11.expand(-1, ecg_BLT.shape[1], -1))
-        slope_BL1 = (end_BL1 - first_BL1) / last_B11.clamp(min=1)
-        time_T = torch.arange(ecg_BLT.shape[2], device=ecg_BLT.device)
-        over_BLT = (ecg_BLT - first_BL1 - slope_BL1 * time_T) * _before(length_B11, ecg_BLT)
-        resampled_BLT = self._convolve(over_BLT, up, down)
-        time_T = torch.arange(self.n_timesteps, device=ecg_BLT.device) * (down / up)
-        length_B11 = torch.div(length_B11 * up + down - 1, down, rounding_mode="floor")
-        resampled_BLT = resampled_BLT + first_BL1 + slope_BL1 * time_T
-        return resampled_BLT * _before(length_B11, resampled_BLT), length_B11
+        time_T = torch.arange(-self._reach, ecg_BLT.shape[2] + self._beyond, device=ecg_BLT.device)
+        line_BLT = first_BL1 + (end_BL1 - first_BL1) / last_B11.clamp(min=1) * time_T
+        is_inside_B1T = (time_T >= 0) & (time_T < from_B11)
+        wave_BLT = torch.where(is_inside_B1T, nn.functional.pad(ecg_BLT, (self._reach, self._beyond)), line_BLT)
+        resampled_BLT = self._convolve(wave_BLT)
+        return resampled_BLT * _before(to_B11, resampled_BLT), to_B11
 
-    def _convolve(self, ecg_BLT: Tensor, up: int, down: int) -> Tensor:
-        n_leads = ecg_BLT.shape[1]
-        wave_S1T = ecg_BLT.reshape(-1, 1, ecg_BLT.shape[2])
-        if up > 1:  # zeros between the timesteps
-            wave_S1TU = nn.functional.pad(wave_S1T[..., None], (0, up - 1))
-            wave_S1T = wave_S1TU.flatten(2)
-        resampled_S1T = nn.functional.conv1d(
-            wave_S1T, self.kernel_1K[None], stride=down, padding=self.kernel_1K.shape[1] // 2
-        )
-        return resampled_S1T.reshape(-1, n_leads, self.n_timesteps)
+    def _convolve(self, wave_BLT: Tensor) -> Tensor:
+        """Take every timestep of the new rate: those that lie alike between the old ones by one kernel."""
+        n_leads = wave_BLT.shape[1]
+        wave_S1T = wave_BLT.reshape(-1, 1, wave_BLT.shape[2])
+        resampled_SPT = nn.functional.conv1d(wave_S1T, self.kernel_P1K, stride=self._ratio.denominator)
+        resampled_ST = resampled_SPT.transpose(1, 2).flatten(1)[:, : self.n_timesteps]
+        return resampled_ST.reshape(-1, n_leads, self.n_timesteps)
 
 
-def _low_pass(ratio: Fraction) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
-    """Return the filter of `scipy.signal.resample_poly`, symmetric and of an odd length."""
-    most = max(ratio.numerator, ratio.denominator)
-    kernel_K = scipy_signal.firwin(20 * most + 1, 1 / most, window=("kaiser", 5.0)) * ratio.numerator
-    return np.asarray(kernel_K, np.float32)
+def _low_pass(ratio: Fraction) -> tuple[NDArray[np.float32], int]:
+    """Return the filter of `scipy.signal.resample_poly` as one kernel a phase, and how far before 0 they begin.
+
+    New timestep n = m up + p is the sum over i of x[m down + i] h[p down - i up + half], where h is the filter at the
+    rate that both rates divide, 2 half + 1 long.
+    """
+    up, down = ratio.numerator, ratio.denominator
+    half = 10 * max(up, down)
+    filter_K = scipy_signal.firwin(2 * half + 1, 1 / max(up, down), window=("kaiser", 5.0)) * up
+    reach = half // up
+    offset_K = np.arange(-reach, ((up - 1) * down + half) // up + 1)
+    index_PK = np.arange(up)[:, None] * down - offset_K * up + half
+    is_inside_PK = (index_PK >= 0) & (index_PK <= 2 * half)
+    kernel_PK = np.where(is_inside_PK, filter_K[index_PK.clip(0, 2 * half)], 0)
+    return kernel_PK[:, None].astype(np.float32), reach

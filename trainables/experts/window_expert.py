@@ -20,11 +20,8 @@ from trainables.experts.view import View
 class WindowExpert(Expert):
     """ecg_BLT -> features_BD by way of `view` and `encode`."""
 
-    input: ExpertInput
-
-    def __init__(self, config: ExpertConfig, signal: Signal, wanted: ExpertInput, widths: Mapping[str, int]) -> None:
-        super().__init__(config, signal, widths)
-        self.input = wanted
+    def __init__(self, config: ExpertConfig, signal: Signal, widths: Mapping[str, int], wanted: ExpertInput) -> None:
+        super().__init__(config, signal, widths, wanted)
         self.view = View(wanted, signal)
 
     @abstractmethod

@@ -23,16 +23,7 @@ class PretrainConfig(LoopConfig):
         min_length=1,
         description="What the encoder starts from: random, a sweep's best/ folder, or a file; heads are always fresh.",
     )
-    dropout: float = Field(0.1, ge=0, lt=1, description="Every dropout of the transformer.")
-    layerdrop: float = Field(0.0, ge=0, lt=1, description="Chance that a transformer layer is skipped in training.")
-    mask_prob: float = Field(0.33, gt=0, lt=1, description="Share of the tokens that are masked.")
-    mask_span: int = Field(
-        1,
-        ge=1,
-        description="Length of a masked span; spans may overlap, and then fewer tokens are masked.",
-        json_schema_extra={"unit": "tokens"},
-    )
-    min_masks: int = Field(2, ge=1, description="Masked spans of a record at least.")
+    dropout: float = Field(0.1, ge=0, lt=1, description="Every dropout of the network.")
     dynamic_regularisation: bool = Field(
         False,
         description="While val/loss stands still: weight decay x 5 and every dropout + 0.05, each half of `patience`; "
@@ -46,3 +37,18 @@ class PretrainConfig(LoopConfig):
         if not isinstance(values, Mapping):
             return values
         return {**cls.presets.get(values.get("preset", "none"), {}), **values}
+
+
+class TokenPretrainConfig(PretrainConfig):
+    """The parameters of a pretraining that hides tokens from a transformer."""
+
+    dropout: float = Field(0.1, ge=0, lt=1, description="Every dropout of the transformer.")
+    layerdrop: float = Field(0.0, ge=0, lt=1, description="Chance that a transformer layer is skipped in training.")
+    mask_prob: float = Field(0.33, gt=0, lt=1, description="Share of the tokens that are masked.")
+    mask_span: int = Field(
+        1,
+        ge=1,
+        description="Length of a masked span; spans may overlap, and then fewer tokens are masked.",
+        json_schema_extra={"unit": "tokens"},
+    )
+    min_masks: int = Field(2, ge=1, description="Masked spans of a record at least.")

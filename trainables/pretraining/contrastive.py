@@ -22,10 +22,17 @@ from torch import Tensor, nn
 
 from data.dataset import Batch
 from trainables.backbones.architecture import Architecture, build_network
-from trainables.pretraining.config import PretrainConfig
+from trainables.pretraining.config import TokenPretrainConfig
 from trainables.pretraining.masks import RecordStreams, draw_masks
 from trainables.pretraining.trainer import Part, Prepared, Role
-from trainables.token_encoder import conv_features, encode_projected, lay_out, mean_of_tokens, valid_tokens
+from trainables.token_encoder import (
+    conv_features,
+    encode_projected,
+    lay_out,
+    mean_of_tokens,
+    set_dropout,
+    valid_tokens,
+)
 
 TEMPERATURE = 0.1
 CMSC_TEMPERATURE = 0.1
@@ -33,7 +40,7 @@ PART_NAMES = ("contrastive", "diversity", "feature_penalty", "cmsc", "masked_acc
 LEAD_STREAM = 1  # of a record's random numbers; stream 0 masks tokens
 
 
-class ContrastiveConfig(PretrainConfig):
+class ContrastiveConfig(TokenPretrainConfig):
     """What the contrastive criterion is told; a method's own config names the network."""
 
     n_negatives: int = Field(100, ge=1, description="Codes of other masked tokens that a token is told its own from.")
@@ -126,6 +133,9 @@ class Contrastive(nn.Module):
     def begin_step(self, step: int) -> None:
         config = self.config
         self.quantizer.temperature = max(config.gumbel_start * config.gumbel_decay**step, config.gumbel_end)
+
+    def set_dropout(self, dropout: float) -> None:
+        set_dropout(self.wav2vec2, dropout)
 
     def forward(self, ecg_BLT: Tensor) -> Tensor:
         """Return the mean over the tokens of unmasked records (of both halves), embeddings_BH."""

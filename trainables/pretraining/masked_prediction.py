@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from data.codebook import PADDING
 from data.dataset import Batch
 from trainables.backbones.architecture import Architecture, build_network
-from trainables.pretraining.config import PretrainConfig
+from trainables.pretraining.config import TokenPretrainConfig
 from trainables.pretraining.masks import RecordStreams, draw_masks
 from trainables.pretraining.trainer import Part, Prepared, Role
 from trainables.token_encoder import conv_features, encode, lay_out, mean_of_tokens, set_dropout, valid_tokens
@@ -55,7 +55,7 @@ class MaskedPrediction(nn.Module):
         n_tokens: int,
         head_size: int,
         num_clusters: Sequence[int],
-        config: PretrainConfig,
+        config: TokenPretrainConfig,
         weights: tuple[float, float],
     ) -> None:
         super().__init__()
@@ -74,6 +74,9 @@ class MaskedPrediction(nn.Module):
 
     def begin_step(self, step: int) -> None:
         pass
+
+    def set_dropout(self, dropout: float) -> None:
+        set_dropout(self.hubert, dropout)
 
     def forward(self, ecg_BLT: Tensor) -> Tensor:
         """Return the mean over the tokens of unmasked records, embeddings_BH."""
@@ -116,7 +119,7 @@ class LabelledTokens:
     """
 
     def __init__(
-        self, config: PretrainConfig, labels: Mapping[Role, NDArray[np.int16]], unmasked_weight: float
+        self, config: TokenPretrainConfig, labels: Mapping[Role, NDArray[np.int16]], unmasked_weight: float
     ) -> None:
         self._config, self._labels, self._unmasked_weight = config, labels, unmasked_weight
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from trainables.pretraining.config import PretrainConfig
+from trainables.pretraining.config import TokenPretrainConfig
 from trainables.seeds import Use, derive_key
 
 
@@ -31,7 +31,7 @@ class RecordStreams:
 
 
 def draw_masks(
-    valid_BE: NDArray[np.bool_], index_B: NDArray[np.int64], config: PretrainConfig, streams: RecordStreams
+    valid_BE: NDArray[np.bool_], index_B: NDArray[np.int64], config: TokenPretrainConfig, streams: RecordStreams
 ) -> NDArray[np.bool_]:
     """Draw mask_BE: max(min_masks, round(mask_prob * n / mask_span)) spans of a record with n valid tokens.
 
@@ -46,7 +46,7 @@ def draw_masks(
     return np.stack(masks) if masks else np.zeros_like(valid_BE)
 
 
-def _draw_mask(valid_E: NDArray[np.bool_], config: PretrainConfig, rng: np.random.Generator) -> NDArray[np.bool_]:
+def _draw_mask(valid_E: NDArray[np.bool_], config: TokenPretrainConfig, rng: np.random.Generator) -> NDArray[np.bool_]:
     span = config.mask_span
     n_valid, n_tokens = int(valid_E.sum()), len(valid_E)
     mask_E = np.zeros(n_tokens, bool)

@@ -9,7 +9,6 @@ from typing import Any
 from torch.optim import Optimizer
 
 from trainables.pretraining.config import PretrainConfig
-from trainables.token_encoder import set_dropout
 
 DECAY_FACTOR = 5.0
 DROPOUT_STEP = 0.05
@@ -45,11 +44,11 @@ class Regularisation:
     def dropout(self) -> float:
         return max(self.config.dropout, min(MOST_DROPOUT, self.config.dropout + DROPOUT_STEP * self.level))
 
-    def apply(self, network: Any, optimizer: Optimizer) -> None:
-        """Set them in every dropout of the network's transformer and wherever the optimiser decays."""
+    def apply(self, model: Any, optimizer: Optimizer) -> None:
+        """Set them in every dropout of a `PretrainModel`, and wherever the optimiser decays."""
         if not self.config.dynamic_regularisation:
             return
-        set_dropout(network, self.dropout)
+        model.set_dropout(self.dropout)
         for group in optimizer.param_groups:
             if group["weight_decay"]:
                 group["weight_decay"] = self.weight_decay

@@ -56,15 +56,14 @@ class PretrainModel(Protocol):
 
     criterion: Sequence[Part]
 
-    @property
-    def network(self) -> Any:
-        """The encoder, in the layout of `transformers`."""
-
     def parts(self, *inputs: Tensor | None) -> Tensor:
         """Return sums_P of one worker's share of a batch, float32."""
 
     def begin_step(self, step: int) -> None:
         """Take note of the optimiser step, from 0, that comes next."""
+
+    def set_dropout(self, dropout: float) -> None:
+        """Set every dropout that `config.dropout` sets."""
 
 
 class _Parts(nn.Module):
@@ -120,7 +119,7 @@ def pretrain(
             if epoch == first_epoch + MEASURED_EPOCHS:
                 memory.end_counting()
             start_s = time.perf_counter()
-            learner.regularisation.apply(model.network, learner.optimizer)
+            learner.regularisation.apply(model, learner.optimizer)
             train, lr, n_tokens = _train_epoch(learner, forward, prepare, dataset, trial, epoch)
             train_s = time.perf_counter() - start_s
             val = _validate(learner, forward, prepare, dataset.val, trial)

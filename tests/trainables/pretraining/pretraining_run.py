@@ -27,6 +27,7 @@ PARAMS: dict[str, dict[str, Any]] = {
         "backbone": "ecg_fm", "cmsc_weight": 1.0, "lead_mask_prob": 0.5, "mask_span": 1,
         "n_negatives": 10, "code_size": 32, "codes_a_group": 20,
     },
+    "forecasting_pretrain": {"network": "dlinear", "horizon": 50, "lr": 3e-4},
 }  # fmt: skip
 
 Reports = dict[int, dict[str, float]]
