@@ -28,6 +28,10 @@ STANDS_IN: dict[str, dict[str, Any]] = {  # synthetic records in place of stores
         for name in ("chapman", "g12ec", "ningbo", "ptbxl", "pretrain")
     },
     "ptbxl": {"task": "morphology", "fs_hz": 100, "duration_s": 10},
+    **{
+        f"enecg_{task}": {"task": "multitask", "fs_hz": 100, "duration_s": 10}
+        for task in ("rr_interval", "age", "gender", "flag", "report_label")
+    },
     "segments": {"task": "beats"},
 }
 
@@ -37,6 +41,14 @@ LIGHTER: dict[str, dict[str, Any]] = {  # than what needs a GPU and published we
         "params.batch_size": 32, "data.k_fold": "null", "data.drop_unlabelled": "false",
     }
     for name in STANDS_IN if name.startswith("adagrad_fusion_")
+}  # fmt: skip
+TINY_EXPERTS = (
+    "[{kind: moment}, {kind: dlinear, weights: {from: dlinear.best.weights}},"
+    " {kind: timesnet, size: tiny, weights: {from: timesnet.best.weights}}]"
+)
+LIGHTER |= {
+    name: {"resources.gpus": 0, "stages.timesnet.params.size": "tiny", "stages.ensemble.params.experts": TINY_EXPERTS}
+    for name in STANDS_IN if name.startswith("enecg_")
 }  # fmt: skip
 DOWNLOADED = {"peft_base"}  # their weights are fetched from a hub, and want a GPU
 BENCHMARK = {  # of PTB-XL: each task with one of the models, so that each model is trained
@@ -97,7 +109,11 @@ def test_a_shipped_search_space_runs(path: Path, place: Workplace) -> None:
 @pytest.mark.parametrize("path", CHAINS, ids=names)
 def test_a_shipped_chain_runs(path: Path, place: Workplace) -> None:
     chain = parse_chain(path)
-    overrides: dict[str, Any] = {"data.store": place.folder / "store", "data.synthetic.n_records": 300}
+    overrides: dict[str, Any] = {"data.store": place.folder / "store", **LIGHTER.get(path.stem, {})}
+    if path.stem in STANDS_IN:
+        overrides["data.synthetic"] = json.dumps({**STANDS_IN[path.stem], "n_records": 300})
+    else:
+        overrides["data.synthetic.n_records"] = 300
     for stage in chain.stages:
         overrides |= {f"stages.{stage.name}.budget.trials": 2, f"stages.{stage.name}.budget.epochs": 3}
     assert run(path, place, overrides) == 0
