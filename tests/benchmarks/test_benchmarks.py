@@ -12,6 +12,7 @@ from benchmarks import (
     data_throughput,
     disk_formats,
     distillation,
+    enecg,
     ingest,
     memory,
     peft,
@@ -100,3 +101,11 @@ def test_pretrain_compares_features_with_loops_and_training_with_transformers(tm
     assert pretrain.main(arguments) == 0
     assert all(median > 0 for median in medians_of(file).values())
     assert len(medians_of(file)) == 7
+
+
+def test_enecg_measures_a_trial_with_and_without_kept_features_and_the_pass(tmp_path: Path) -> None:
+    file = tmp_path / "result.json"
+    assert enecg.main(["--records", "64", "--repeats", "1", "--json", str(file)]) == 0
+    medians = medians_of(file)
+    assert medians["trial: anew / kept"] > 1
+    assert medians["expert pass, all"] > 0 and medians["expert pass, peak of tensors"] > 0
