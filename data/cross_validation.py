@@ -79,7 +79,7 @@ class CrossValidation:
             return JoinedSplit(dataset.train, dataset.val, np.flatnonzero(rows_N))
 
         folds = tuple(
-            Dataset(dataset.signal, dataset.label_set, pick(train_N), pick(val_N))
+            Dataset(dataset.signal, dataset.label_set, pick(train_N), pick(val_N), source=dataset.source)
             for train_N, val_N in zip(self.plan.train_FN, self.plan.val_FN, strict=True)
         )
         return FoldedDataset(dataset.signal, dataset.label_set, dataset.train, dataset.val, folds=folds)

@@ -10,6 +10,7 @@ from typing import Any
 
 import ray
 import ray.data
+from numpy.typing import NDArray
 from ray._private import ray_constants
 
 MOST_LOCAL_CPUS = 4  # each worker process costs some 200 MB; who wants more starts Ray before
@@ -59,6 +60,30 @@ def map_items(function: Callable[[dict[str, Any]], dict[str, Any]], items: Seque
     """
     with quiet_ray_data():
         yield from dataset_of(items).map(function).iter_rows()
+
+
+def stream_items(
+    function: Callable[[dict[str, Any]], Iterator[dict[str, Any]]],
+    items: Sequence[Any],
+    num_cpus: float = 1,
+    num_gpus: float = 0,
+) -> Iterator[dict[str, NDArray[Any]]]:
+    """Yield what `function` makes of the columns `index` and `item` of every item, a task each: columns of some rows.
+
+    Rows come in any order, and not as they were yielded together.
+
+    Args:
+        num_cpus, num_gpus: of the task of each item.
+    """
+    with quiet_ray_data():
+        mapped = dataset_of(items).map_batches(
+            function,  # type: ignore[arg-type]
+            batch_size=None,
+            batch_format="numpy",
+            num_cpus=num_cpus,
+            num_gpus=num_gpus,
+        )
+        yield from mapped.iter_batches(batch_size=None, batch_format="numpy")  # type: ignore[misc]
 
 
 def dataset_of(items: Sequence[Any]) -> ray.data.Dataset:

@@ -81,7 +81,9 @@ def run_chain(request: ChainRequest, run_sweep: RunSweep, resources: ExitStack) 
     chain = parse_chain(request.spec, overrides)
     stages = chain.stages if request.stage is None else (chain.stage(request.stage),)
     for stage in stages:
-        _check_data(stage, chain.previews[stage.name])
+        spec = chain.previews[stage.name]
+        if not (request.dry_run and _lacks_store(spec)):  # which its text says
+            _check_data(stage, spec)
     if request.dry_run:
         print(chain_dry_run_text({stage.name: chain.previews[stage.name] for stage in stages}))
         return DONE
@@ -91,6 +93,10 @@ def run_chain(request: ChainRequest, run_sweep: RunSweep, resources: ExitStack) 
     resources.enter_context(locked(folder))
     resources.enter_context(ray_cluster(request.address))
     return _ChainRun(chain, stages, folder, request, overrides, run_sweep).run()
+
+
+def _lacks_store(spec: StageSpec) -> bool:
+    return spec.data.synthetic is None and not Path(spec.data.store).exists()
 
 
 def _check_data(stage: Stage, spec: StageSpec) -> None:

@@ -73,7 +73,7 @@ class Standing:
     hours: float
     trainable_parameters: int
     peak_memory_bytes: int | None
-    onnx_bytes: int
+    onnx_bytes: int | None
     latency_ms: float
 
 
@@ -208,7 +208,7 @@ def _standing(
         hours=sum(end - start for start, end in record.sessions) / 3600,
         trainable_parameters=sum(each.numel() for each in trained.model.parameters() if each.requires_grad),
         peak_memory_bytes=None if peak is None else round(peak),
-        onnx_bytes=onnx.stat().st_size,
+        onnx_bytes=onnx.stat().st_size if onnx.exists() else None,
         latency_ms=latency_ms(trained),
     )
 

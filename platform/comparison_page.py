@@ -129,7 +129,7 @@ def _cells(each: Standing) -> list[tuple[str, float | None]]:
         (format_duration(3600 * each.hours), each.hours),
         (f"{each.trainable_parameters:,}", each.trainable_parameters),
         (memory, each.peak_memory_bytes),
-        (format_bytes(each.onnx_bytes), each.onnx_bytes),
+        ("", None) if each.onnx_bytes is None else (format_bytes(each.onnx_bytes), each.onnx_bytes),
         (f"{each.latency_ms:.2f}", each.latency_ms),
     ]
 

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from data.dataset import Split
 from data.loading import Description, SharedDataset
 from platform.held_out import PREDICTIONS_FILE, HeldOut
 from platform.journal import SweepRecord, TrialRecord
-from platform.page import Table
+from platform.page import Picture, Table
 from platform.spec import Spec
 from platform.sweep_folder import RESULT_FOLDER
 from platform.test_result import TestResult
 from platform.trained_model import BEST_FOLDER, read_trained_model
-from trainables.evaluation import evaluate
+from trainables.evaluation import Evaluation, evaluate
 
 
 @dataclass(frozen=True)
@@ -28,11 +29,13 @@ class Findings:
         lines: at the end of the sweep's output, before its commands.
         tables: sections of `report.html`, behind the test.
         notes: sentences that a reader of the report must know.
+        pictures: behind the tables.
     """
 
     lines: Sequence[str] = ()
     tables: Sequence[Table] = ()
     notes: Sequence[str] = ()
+    pictures: Sequence[Picture] = ()
 
 
 @dataclass(frozen=True)
@@ -71,15 +74,30 @@ class FinishedSweep:
         One look at the test fold; none where the last one by this name was at this very trial, as after a resume, nor
         for the best trial, whose test the sweep has.
         """
-        if self.held_out is None:
-            return None
-        folder = self.tested_folder(name)
-        folder.mkdir(parents=True, exist_ok=True)
-        if trial.trial == self.ranked[0].trial:
+        if trial.trial == self.ranked[0].trial and self.held_out is not None:
+            folder = self._new_tested_folder(name)
             shutil.copyfile(self.folder / BEST_FOLDER / PREDICTIONS_FILE, folder / PREDICTIONS_FILE)
             return self.best_test
-        earlier = self._earlier_look(trial.trial, name)
-        return self.held_out.result(folder, earlier or self._look(self.held_out, trial.trial, name))
+        return self.test_model(name, trial.trial, partial(self._judge, trial.trial))
+
+    def test_model(
+        self, name: str, trial: str, judge: Callable[[Split], tuple[Evaluation, float]]
+    ) -> TestResult | None:
+        """Test a model that follows from a trial, as `test` does.
+
+        Args:
+            judge: the test fold -> the model's evaluation, and beta of f_beta.
+        """
+        if self.held_out is None:
+            return None
+        folder = self._new_tested_folder(name)
+        earlier = self._earlier_look(trial, name)
+        return self.held_out.result(folder, earlier or self._look(self.held_out, trial, name, judge))
+
+    def _new_tested_folder(self, name: str) -> Path:
+        folder = self.tested_folder(name)
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
 
     def tested_folder(self, name: str) -> Path:
         """Return where `test` keeps the predictions."""
@@ -91,17 +109,23 @@ class FinishedSweep:
         there = (self.tested_folder(name) / PREDICTIONS_FILE).exists()
         return own[-1] if own and there and own[-1]["trial"] == trial else None
 
-    def _look(self, held_out: HeldOut, trial: str, name: str) -> Mapping[str, Any]:
+    def _judge(self, trial: str, split: Split) -> tuple[Evaluation, float]:
         trained = read_trained_model(self.folder, trial)
-        judge = partial(
-            evaluate,
+        evaluation = evaluate(
             trained.model,
-            config=trained.config,
-            label_set=self.dataset.label_set,
-            thresholds_K=trained.card.thresholds_K,
-            device=self.device,
+            split,
+            trained.config,
+            self.dataset.label_set,
+            trained.card.thresholds_K,
+            self.device,
         )
-        numbers = held_out.test(judge, trained.config.threshold_beta, self.tested_folder(name))
+        return evaluation, trained.config.threshold_beta
+
+    def _look(
+        self, held_out: HeldOut, trial: str, name: str, judge: Callable[[Split], tuple[Evaluation, float]]
+    ) -> Mapping[str, Any]:
+        evaluation, beta = judge(held_out.split)
+        numbers = held_out.test(lambda split: evaluation, beta, self.tested_folder(name))
         finding = {"name": name, "trial": trial, **numbers}
         held_out.count(finding=finding)
         return finding

@@ -13,6 +13,7 @@ from typing import Any
 from platform.adagrad_fusion_outcome import conclude as conclude_adagrad_fusion
 from platform.atml_outcome import architecture
 from platform.atml_outcome import conclude as conclude_atml
+from platform.enecg_outcome import conclude as conclude_enecg
 from platform.finished_sweep import Findings, FinishedSweep
 from platform.hubert_ecg_outcome import conclude_contrast, conclude_fine_tuning, conclude_pretraining
 from platform.peft_cells import cell_name
@@ -43,5 +44,6 @@ METHOD_OUTCOMES: dict[str, MethodOutcome] = {
     "contrastive_pretrain": MethodOutcome(conclude_contrast),
     "hubert_ecg": MethodOutcome(conclude_fine_tuning),
     "hubert_ecg_pretrain": MethodOutcome(conclude_pretraining),
+    "enecg": MethodOutcome(conclude_enecg),
     "peft": MethodOutcome(conclude_peft, cell_name),
 }

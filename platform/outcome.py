@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -29,9 +30,10 @@ from platform.study import spawn_seed
 from platform.study_db import Objectives, outcome_values
 from platform.test_result import TestResult
 from platform.trained_model import BEST_FOLDER, CARD_NAME, WEIGHTS_NAME, read_trained_model
+from platform.trained_onnx import ONNX_NAME
 from trainables.checkpoint import load_weights, save_weights, write_whole
 from trainables.evaluation import evaluate
-from trainables.onnx_export import export_onnx
+from trainables.onnx_export import export_onnx, why_not_exported
 from trainables.windows import window_signal
 
 ONNX_TOLERANCE = 1e-3
@@ -45,6 +47,7 @@ class Outcome:
     test: TestResult | None
     test_looks: int
     onnx_difference: float | None
+    no_onnx: str | None = None  # why there is no ONNX file
     ensemble: EnsembleResult | None = None
     repeats: RepeatResult | None = None
     findings: Findings = field(default_factory=Findings)
@@ -76,6 +79,8 @@ class Outcome:
         lines += self._test_lines(objective.metric)
         if self.onnx_difference is not None:
             lines.append(f"ONNX against PyTorch at batches 1 and 5: largest difference {self.onnx_difference:.1e}")
+        if self.no_onnx is not None:
+            lines.append(f"no ONNX file, since {self.no_onnx}; latency is PyTorch's")
         if self.choice is not None:
             lines += self.choice.lines()
         if self.ensemble is not None:
@@ -228,18 +233,25 @@ class _Winner:
         test = self._test()
         model, card = self.trained.model, self.trained.card
         save_weights(self.folder / WEIGHTS_NAME, load_weights(self.trained.weights))
-        difference = export_onnx(
-            model, window_signal(self.trained.config, card.data.signal), self.folder / "model.onnx"
-        )
-        if difference > ONNX_TOLERANCE:
-            raise ArithmeticError(
-                f"{self.folder}/model.onnx differs from PyTorch by {difference:.2e}, more than {ONNX_TOLERANCE:g}"
-            )
         text = card.model_dump_json(indent=2) + "\n"
         write_whole(self.folder / CARD_NAME, lambda path: path.write_text(text, encoding="utf-8"))
+        no_onnx = why_not_exported(model)
+        if no_onnx is not None:  # nor does an earlier best trial's file stay
+            (self.folder / ONNX_NAME).unlink(missing_ok=True)
+            shutil.rmtree(self.folder / MLFLOW_FOLDER, ignore_errors=True)
+            return Outcome(self.trial, test, len(self.record.tested), None, no_onnx)
+        difference = self._export()
         if card.data.label_set.task != "unlabelled":  # an encoder is for fine-tuning, and answers nobody
             save_mlflow_model(self.trained, self.folder / MLFLOW_FOLDER)
         return Outcome(self.trial, test, len(self.record.tested), difference)
+
+    def _export(self) -> float:
+        """Write the ONNX file; returns its largest difference from PyTorch."""
+        trained, path = self.trained, self.folder / ONNX_NAME
+        difference = export_onnx(trained.model, window_signal(trained.config, trained.card.data.signal), path)
+        if difference > ONNX_TOLERANCE:
+            raise ArithmeticError(f"{path} differs from PyTorch by {difference:.2e}, more than {ONNX_TOLERANCE:g}")
+        return difference
 
     def _test(self) -> TestResult | None:
         """Look at the test fold, unless the last look was at this very trial."""
@@ -300,5 +312,10 @@ def _report_input(
             *(result.table() for result in (outcome.choice, outcome.repeats, outcome.ensemble) if result is not None),
             *outcome.findings.tables,
         ],
-        notes=[*notes, *outcome.findings.notes],
+        pictures=outcome.findings.pictures,
+        notes=[
+            *notes,
+            *([] if outcome.no_onnx is None else [f"there is no ONNX file, since {outcome.no_onnx}"]),
+            *outcome.findings.notes,
+        ],
     )

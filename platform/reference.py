@@ -65,7 +65,7 @@ def markdown() -> str:
                 parts += _section(model, name)
     parts += ["## params", _PARAMS]
     for name, method in METHODS.items():
-        parts += [f"### method: {name}", _table([*_rows(method.config, "")])]
+        parts += [f"### method: {name}", _table([*_rows(method.config, "")]), *_inner_sections(method.config)]
     parts += ["## stages", _STAGES, _table(_STAGE_KEYS)]
     for name, step in DATA_STEPS.items():
         parts += [f"### step: {name}", _table([*_rows(step.config, "")])]
@@ -91,6 +91,16 @@ def _section(model: type[BaseModel], path: str) -> Iterator[str]:
             yield from _section(inner, f"{path}.{name}{'[]' if _is_list(field) else ''}")
 
 
+def _inner_sections(config: type[BaseModel]) -> Iterator[str]:
+    """Yield a heading and a table for each model that a parameter may hold."""
+    for name, field in config.model_fields.items():
+        for inner in models_in(field.annotation):
+            kind = inner.model_fields["kind"].default if "kind" in inner.model_fields else inner.__name__
+            yield f"#### {name}{'[]' if _is_list(field) else ''}: {kind}"
+            yield (inner.__doc__ or "").strip().splitlines()[0]
+            yield _table([*_rows(inner, "")])
+
+
 def _is_list(field: FieldInfo) -> bool:
     return "tuple[" in str(field.annotation) or "list[" in str(field.annotation)
 
@@ -99,7 +109,8 @@ def _rows(model: type[BaseModel], prefix: str) -> Iterator[Sequence[str]]:
     yield ("key", "type", "default", "unit", "range", "description")
     for name, field in model.model_fields.items():
         extra = field.json_schema_extra if isinstance(field.json_schema_extra, Mapping) else {}
-        description = (field.description or "").strip()
+        is_constant = get_origin(field.annotation) is Literal and len(get_args(field.annotation)) == 1
+        description = (field.description or ("says which it is" if is_constant else "")).strip()
         assert description, f"{model.__name__}.{name} has no description"
         yield (
             f"`{prefix}{name}`",
@@ -139,7 +150,11 @@ def _default_text(field: FieldInfo) -> str:
         return "*required*"
     if field.default is None:
         return "null"
-    return f"`{json.dumps(field.default)}`"
+    return f"`{json.dumps(field.default, default=_to_fields)}`"
+
+
+def _to_fields(default: BaseModel) -> dict[str, Any]:
+    return default.model_dump(mode="json", exclude_unset=True)
 
 
 _SIGNS: Final = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
@@ -309,7 +324,7 @@ def _method_rule(
 ) -> dict[str, Any]:
     """Return the rule that `params` are those of the method, each a value, a verb, or one of `further`."""
     adapter = TypeAdapter(config).json_schema(ref_template="#/$defs/{model}")
-    definitions |= adapter.pop("$defs", {})
+    definitions |= {key: _with_references(value) for key, value in adapter.pop("$defs", {}).items()}
     verbs = [*({"$ref": f"#/$defs/verb_{verb}"} for verb in VERBS), *further]
     properties = {key: _value_or_verb(value, verbs) for key, value in adapter["properties"].items()}
     params = {"properties": properties, "additionalProperties": False, "patternProperties": {r"\.": {}}}
@@ -317,6 +332,15 @@ def _method_rule(
         "if": {"properties": {"method": {"const": name}}, "required": ["method"]},
         "then": {"properties": {"params": params}},
     }
+
+
+def _with_references(definition: dict[str, Any]) -> dict[str, Any]:
+    """Let what an earlier stage has left stand for a text of a parameter that is a mapping."""
+    properties = {
+        key: {"anyOf": [value, _REFERENCE]} if value.get("type") == "string" and "const" not in value else value
+        for key, value in definition.get("properties", {}).items()
+    }
+    return {**definition, "properties": properties} if properties else definition
 
 
 def _value_or_verb(value: dict[str, Any], verbs: list[dict[str, str]]) -> dict[str, Any]:

@@ -44,6 +44,7 @@ class ReportInput:
         choice: the trial whose model is in `best/`; empty where there is none.
         test: the look at the test fold, if there was one.
         tables: what else was found, shown behind the test.
+        pictures: of the same.
         notes: sentences about the data or the sweep that a reader must know.
     """
 
@@ -58,6 +59,7 @@ class ReportInput:
     choice: str = ""
     test: TestResult | None = None
     tables: Sequence[Table] = ()
+    pictures: Sequence[Picture] = ()
     notes: Sequence[str] = ()
 
 
@@ -98,6 +100,7 @@ def render_report(content: ReportInput) -> str:
         test=_test(content.test),
         test_metrics=_test_metrics(content.test),
         tables=content.tables,
+        pictures=content.pictures,
         leaderboard=_leaderboard(record, metric, mode),
         failed=_failed(record),
         notes=content.notes,

@@ -59,6 +59,7 @@ from trainables.cross_validation import training_method
 from trainables.method import Method, nest
 from trainables.methods import METHODS
 from trainables.metrics import macro_names
+from trainables.onnx_export import why_not_exportable
 
 N_TRIED_CONFIGURATIONS: Final = 20
 """Points drawn at validation and built as the method's own configuration, to find rules between parameters."""
@@ -327,6 +328,20 @@ class Spec(Section):
         n_points = N_TRIED_CONFIGURATIONS if self.space.parameters else 1
         configs = [self.method_config(self.space.sample(rng)) for _ in range(n_points)]
         METHODS[self.method].check(configs, signal, label_set)
+        if "onnx_bytes" in self._bounded:
+            for config in configs:
+                reason = why_not_exportable(METHODS[self.method], config, signal, label_set)
+                if reason is not None:
+                    raise ValueError(
+                        f"onnx_bytes: some models can't go to ONNX, since {reason}; ask for no bound on it"
+                    )
+
+    @property
+    def _bounded(self) -> set[str]:
+        """The quantities that the search is after, or must keep within a bound."""
+        targets = (*self.stopping_targets, *self.choosing_targets)
+        bounded = {each.quantity for each in self.parsed_constraints} | {each.quantity for each in targets}
+        return bounded | {objective.metric for objective in self.search.objectives}
 
     def method_config(self, sampled: Mapping[str, Any]) -> Any:
         """Build the method's own configuration: the sampled and the fixed values, and the budget's epochs.

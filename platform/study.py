@@ -167,7 +167,7 @@ class Study(TrialLives):
     def _task(self, trial: TrialRecord) -> dict[str, Any]:
         return {
             "trial": trial.trial,
-            "seed": spawn_seed(self.spec.seed, trial.number, 1),
+            "seed": trial_seed(self.spec.seed, trial.number),
             "params": trial.params,
             "epochs_reported": trial.epochs,
         }
@@ -262,6 +262,11 @@ class Study(TrialLives):
     def _handle(self, number: int) -> Trial:
         trial_id = self.optuna_study.get_trials(deepcopy=False)[number]._trial_id
         return Trial(self.optuna_study, trial_id)
+
+
+def trial_seed(seed: int, number: int) -> int:
+    """Return the seed of a trial, by its number."""
+    return spawn_seed(seed, number, 1)
 
 
 def spawn_seed(seed: int, *key: int) -> int:

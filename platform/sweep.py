@@ -35,6 +35,7 @@ from platform.ingest import made_store
 from platform.journal import Event, Journal, JournalLost, SweepRecord, is_of_the_disk, read_events, replay
 from platform.live_view import Budget, LiveView
 from platform.method_outcomes import METHOD_OUTCOMES
+from platform.method_preparations import METHOD_PREPARATIONS
 from platform.outcome import Outcome, conclude
 from platform.pareto import front_axes
 from platform.repeats import Repeats, print_repeat
@@ -280,6 +281,7 @@ class _Sweep:
         (self.folder / DATA_CARD_NAME).write_text(card.model_dump_json(indent=2) + "\n", encoding="utf-8")
         tracker = self._start_tracker()
         try:
+            self._prepare_method()
             study, setup = self._build_study(journal, record, events)
             with self._live_view(record) as view, _interruptible(study):
                 view.update(record)  # what earlier processes ended is not news
@@ -309,6 +311,11 @@ class _Sweep:
         resume = self.request.resume_command(self.folder)
         print(f"error: {one_line(error)}; make room, and go on with:  {resume}", file=sys.stderr)
         return INTERRUPTED
+
+    def _prepare_method(self) -> None:
+        prepare = METHOD_PREPARATIONS.get(self.spec.method)
+        if prepare is not None:
+            prepare(self.spec, self.dataset)
 
     def _open(self, journal: Journal, resumed: bool) -> Event:
         manifest = self.description.manifest

@@ -119,6 +119,21 @@ def test_the_keys_that_old_users_are_pointed_to_exist(page: Path) -> None:
         assert any(key in model.model_fields for model in models), name
 
 
+def test_the_default_run_of_enecg_is_a_chain_that_ends_in_its_ensemble(tmp_path: Path) -> None:
+    text = (DOCS / "from" / "enecg.md").read_text(encoding="utf-8")
+    (yaml,) = re.findall(r"^```yaml\n(.*?)^```\n", text, flags=re.MULTILINE | re.DOTALL)
+    (tmp_path / "enecg.yaml").write_text(yaml, encoding="utf-8")
+    ensemble = parse_chain(tmp_path / "enecg.yaml").previews["ensemble"]
+    assert isinstance(ensemble, Spec)
+    config = ensemble.method_config({})
+    assert sorted(config.expert_names) == ["dlinear", "ecg_fm", "moment", "tempo", "timesnet"]
+    assert (config.mixing, config.gate_leads, config.gate_width, config.top_k) == ("gate", ("II",), 256, None)
+    assert (config.head_depth, config.head_width) == (3, 256)
+    assert (config.lora, config.rank, config.alpha) == ("both", 8, 32)
+    assert (config.lr, config.batch_size, config.epochs, ensemble.seed) == (1e-4, 16, 5, 42)
+    assert ensemble.folds is not None and ensemble.folds.k == 3
+
+
 def test_the_default_run_of_adagrad_fusion_is_two_specs(tmp_path: Path) -> None:
     text = (DOCS / "from" / "adagrad_fusion.md").read_text(encoding="utf-8")
     teacher, student = re.findall(r"^```yaml\n(.*?)^```\n", text, flags=re.MULTILINE | re.DOTALL)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -14,16 +15,22 @@ from torch.nn.parallel import DistributedDataParallel
 
 from trainables.batch_norm import fitting
 from trainables.config import TrainConfig
-from trainables.losses import Criterion
 from trainables.ranks import across_ranks, sum_over_ranks
 from trainables.step import Step
 from trainables.trial import Trial
 
 
+class SummedLoss(Protocol):
+    """A loss as a sum over records, and what to divide it by; see `trainables.losses.Criterion`."""
+
+    def total(self, logits_BK: Tensor, targets_BK: Tensor, /) -> Tensor: ...
+    def weight(self, targets_BK: Tensor, /) -> Tensor: ...
+
+
 class BackPropagation(Step):
     """Follows the mean loss over the whole batch, however it is cut into ranks and pieces."""
 
-    def __init__(self, model: nn.Module, criterion: Criterion, config: TrainConfig, trial: Trial) -> None:
+    def __init__(self, model: nn.Module, criterion: SummedLoss, config: TrainConfig, trial: Trial) -> None:
         self._model, self._criterion, self._config = model, criterion, config
         self._world_size = trial.world_size
         self._forward = across_ranks(model, trial)

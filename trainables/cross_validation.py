@@ -47,6 +47,7 @@ def cross_validated(method: Method, n_folds: int) -> Method:
         build_model=partial(_build_model, method.build_model, n_folds),
         train=partial(_train, method.train),
         finish=partial(_finish, method.finish),
+        onnx_parts=partial(_onnx_parts, method.onnx_parts),
     )
 
 
@@ -88,6 +89,13 @@ def _finish(finish: Callable[[nn.Module], nn.Module], model: nn.Module) -> nn.Mo
     assert isinstance(model, MeanModel)
     model.models = nn.ModuleList(finish(each) for each in model.models)
     return model
+
+
+def _onnx_parts(
+    parts: Callable[[nn.Module, Signal], Sequence[tuple[nn.Module, Signal]]], model: nn.Module, signal: Signal
+) -> Sequence[tuple[nn.Module, Signal]]:
+    assert isinstance(model, MeanModel)
+    return [part for each in model.models for part in parts(each, signal)]
 
 
 def _train(train: Callable[[Any, Dataset, Trial], None], config: Any, dataset: Dataset, trial: Trial) -> None:

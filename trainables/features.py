@@ -91,7 +91,7 @@ class FeatureCache:
                         _write_whole(path, function, split)
             features: Features = np.load(path, mmap_mode="r")
         except OSError as error:
-            raise ValueError(f"features can't be kept in {self.folder} ({error.strerror}); {_WAYS_OUT}") from error
+            raise ValueError(f"features can't be kept in {self.folder} ({error.strerror}); {WAYS_OUT}") from error
         return features
 
     def path_of(self, function: FrozenFunction, split: Split, source: Source) -> Path:
@@ -101,7 +101,7 @@ class FeatureCache:
         return self.folder / f"{function.name}-{sha.hexdigest()[:32]}.npy"
 
 
-_WAYS_OUT: Final = "make room, delete the features of other stores, or compute them anew in each trial"
+WAYS_OUT: Final = "make room, delete the features of other stores, or compute them anew in each trial"
 
 
 def _write_whole(path: Path, function: FrozenFunction, split: Split) -> None:
@@ -112,7 +112,7 @@ def _write_whole(path: Path, function: FrozenFunction, split: Split) -> None:
             for answer in _answers(function, split):
                 if file.tell() == 0:
                     shape = (split.n_records, *answer.shape[1:])
-                    _check_room(path.parent, 4 * int(np.prod(shape)))
+                    check_room(path.parent, 4 * int(np.prod(shape)))
                     npy.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": shape})
                 file.write(answer.tobytes())
         os.replace(partial, path)
@@ -130,12 +130,17 @@ def _answers(function: FrozenFunction, split: Split) -> Iterator[Features]:
             yield answer.float().cpu().numpy().astype("<f4", copy=False)
 
 
-def _check_room(folder: Path, n_bytes: int) -> None:
+def check_room(folder: Path, n_bytes: int) -> None:
+    """Refuse a file that would take more than half of the disk's free room.
+
+    Raises:
+        ValueError: it would; with the ways out.
+    """
     free_bytes = shutil.disk_usage(folder).free
     if n_bytes > FREE_DISK_SHARE * free_bytes:
         raise ValueError(
             f"features take {n_bytes / 1e9:.3g} GB, and at most half of the {free_bytes / 1e9:.3g} GB that are free in "
-            f"{folder} may go to them; {_WAYS_OUT} (feature_cache: off)"
+            f"{folder} may go to them; {WAYS_OUT} (feature_cache: off)"
         )
 
 

@@ -19,6 +19,11 @@ def as_it_is(model: nn.Module) -> nn.Module:
     return model
 
 
+def in_one_piece(model: nn.Module, signal: Signal) -> Sequence[tuple[nn.Module, Signal]]:
+    """Return `model` and its input: its ONNX file's size is known from an export of the whole."""
+    return [(model, signal)]
+
+
 def nothing_to_check(configs: Sequence[Any], signal: Signal, label_set: LabelSet) -> None:
     """Accept all configurations that were parsed."""
 
@@ -36,6 +41,8 @@ class Method:
             as can be known before a sweep starts; cheap but for what all trials need, e.g. weights from a hub.
         finish: a built or trained model -> the one that evaluation, export and ONNX use, with the same answers; may
             change its argument, and take one on the meta device. Adapters are merged into their layers here.
+        onnx_parts: (finished model, shape of its input) -> parts with theirs whose ONNX files are together as large as
+            the model's; a part that many configurations have is then exported once for all of them.
         tasks: what it learns from; `unlabelled` for pretraining, whose model maps ecg_BLT to embeddings_BH instead, and
             whose sweeps look at no test fold.
     """
@@ -47,6 +54,7 @@ class Method:
     reports: Callable[[Task], frozenset[str]]
     finish: Callable[[nn.Module], nn.Module] = as_it_is
     check: Callable[[Sequence[Any], Signal, LabelSet], None] = nothing_to_check
+    onnx_parts: Callable[[nn.Module, Signal], Sequence[tuple[nn.Module, Signal]]] = in_one_piece
     tasks: frozenset[Task] = LABELLED
 
     def check_task(self, task: Task) -> None:

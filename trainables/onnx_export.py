@@ -56,19 +56,36 @@ def onnx_bytes(model: nn.Module, signal: Signal) -> int:
     return _sizes[structure]
 
 
+def why_not_exported(model: nn.Module) -> str | None:
+    """Return why `model` can't go to ONNX, as a part of it says by `not_exported_since`; None: it can."""
+    reasons = (getattr(module, "not_exported_since", None) for module in model.modules())
+    return next((str(reason) for reason in reasons if reason is not None), None)
+
+
+def why_not_exportable(method: Method, config: Any, signal: Signal, label_set: LabelSet) -> str | None:
+    """Return why models of a configuration can't go to ONNX; None: they can."""
+    with torch.device("meta"):
+        return why_not_exported(method.build_model(config, signal, label_set))
+
+
 def static_quantities(method: Method, config: Any, signal: Signal, label_set: LabelSet) -> dict[str, float]:
     """Return what is known of a configuration before training: `parameters`, `trainable_parameters`, `onnx_bytes`.
 
-    The model is built without memory or random numbers; an export costs 0.02 to 1 s once a structure.
+    The model is built without memory or random numbers; an export costs 0.02 to 1 s once a structure. A model that
+    can't go to ONNX has no `onnx_bytes`.
     """
     with torch.device("meta"):
         model = method.build_model(config, signal, label_set)
     sizes = [(parameter.numel(), parameter.requires_grad) for parameter in model.parameters()]
-    return {
+    quantities: dict[str, float] = {
         "parameters": sum(size for size, _ in sizes),
         "trainable_parameters": sum(size for size, is_trained in sizes if is_trained),
-        "onnx_bytes": onnx_bytes(method.finish(model), window_signal(config, signal)),
     }
+    if why_not_exported(model) is not None:
+        return quantities
+    seen = window_signal(config, signal)
+    parts = method.onnx_parts(method.finish(model), seen)
+    return {**quantities, "onnx_bytes": sum(onnx_bytes(part, of_part) for part, of_part in parts)}
 
 
 def _structure(model: nn.Module, signal: Signal) -> tuple[str, ...]:
@@ -93,7 +110,13 @@ def serialise(model: nn.Module, signal: Signal, output_name: str = "logits", *, 
 
     Args:
         fixed_batch: one record at a time, as on a small device; otherwise the batch is free.
+
+    Raises:
+        ValueError: a part of the model can't go to ONNX.
     """
+    reason = why_not_exported(model)
+    if reason is not None:
+        raise ValueError(f"the model can't go to ONNX, since {reason}; use it through PyTorch, or leave that part out")
     n_records = 1 if fixed_batch else 2  # where it is free, 1 may be taken for fixed
     example_BLT = torch.zeros(n_records, len(signal.lead_names), signal.n_timesteps)
     file: IO[bytes] = io.BytesIO()

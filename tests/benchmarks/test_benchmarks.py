@@ -13,6 +13,7 @@ from benchmarks import (
     data_throughput,
     disk_formats,
     distillation,
+    enecg,
     ingest,
     load,
     memory,
@@ -119,3 +120,11 @@ def test_bundled_compares_each_backbone_with_random_weights_and_each_way_with_a_
         assert 0 < medians[f"{backbone}, linear_probe, bundled"] <= 1
         assert f"{backbone}, lora, bundled - random" in medians
         assert f"{backbone}, bundled, lora - linear_probe" in medians
+
+
+def test_enecg_measures_a_trial_with_and_without_kept_features_and_the_pass(tmp_path: Path) -> None:
+    file = tmp_path / "result.json"
+    assert enecg.main(["--records", "64", "--repeats", "1", "--json", str(file)]) == 0
+    medians = medians_of(file)
+    assert medians["trial: anew / kept"] > 1
+    assert medians["expert pass, all"] > 0 and medians["expert pass, peak of tensors"] > 0

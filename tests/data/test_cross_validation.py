@@ -99,7 +99,9 @@ def test_folds_that_stream_have_the_records_of_those_in_memory(tmp_path: Path) -
     ingest_serially(ToyReader(n_records=120), tmp_path / "toy", n_records_per_shard=7)
     config = DataConfig.model_validate({"store": str(tmp_path / "toy"), "labels": "sex"})
     plan = FoldPlan.of(load(config), 3, seed=18)
-    held = CrossValidation(materialise(config), plan).open().folds
+    whole = CrossValidation(materialise(config), plan).open()
+    held = whole.folds
+    assert all(fold.source == whole.source is not None for fold in held)  # by which kept features are found
     streamed = CrossValidation(materialise(config.model_copy(update={"memory_bytes": 0})), plan).open().folds
     for ours, theirs in zip(held, streamed, strict=True):
         assert sorted(ours.train.record_ids) == sorted(theirs.train.record_ids)

@@ -31,19 +31,35 @@ STANDS_IN: dict[str, dict[str, Any]] = {  # synthetic records in place of stores
     "bundled_ecg_fm": {"task": "multitask", "fs_hz": 250},
     "bundled_wav2vec2": {"task": "multitask", "fs_hz": 250},
     "ptbxl": {"task": "morphology", "fs_hz": 100, "duration_s": 10},
+    **{
+        f"enecg_{task}": {"task": "multitask", "fs_hz": 100, "duration_s": 10}
+        for task in ("rr_interval", "age", "gender", "flag", "report_label")
+    },
     "segments": {"task": "beats"},
 }
 
-LIGHTER: dict[str, dict[str, Any]] = {  # than what needs a GPU and published weights
-    name: {
-        "params.size": "nano", "params.weights": "random", "params.weights_file": "null",
-        "params.batch_size": 32, "data.k_fold": "null", "data.drop_unlabelled": "false",
-    }
-    for name in STANDS_IN if name.startswith("adagrad_fusion_")
+TINY_EXPERTS = (
+    "[{kind: moment}, {kind: dlinear, weights: {from: dlinear.best.weights}},"
+    " {kind: timesnet, size: tiny, weights: {from: timesnet.best.weights}}]"
+)
+ADAPTED: dict[str, dict[str, Any]] = {
+    "atml": {  # after three epochs the smallest networks still answer alike for all records
+        "stages.phase2.budget.epochs": 15, "stages.phase2.params.lr": 1e-2,
+    },
+    **{  # what needs a GPU and published weights
+        name: {
+            "params.size": "nano", "params.weights": "random", "params.weights_file": "null",
+            "params.batch_size": 32, "data.k_fold": "null", "data.drop_unlabelled": "false",
+        }
+        for name in STANDS_IN if name.startswith("adagrad_fusion_")
+    },
+    **{
+        name: {
+            "resources.gpus": 0, "stages.timesnet.params.size": "tiny", "stages.ensemble.params.experts": TINY_EXPERTS,
+        }
+        for name in STANDS_IN if name.startswith("enecg_")
+    },
 }  # fmt: skip
-LONGER = {  # than three epochs, after which the smallest networks still answer alike for all records
-    "atml": {"stages.phase2.budget.epochs": 15, "stages.phase2.params.lr": 1e-2},
-}
 OF_SEVERAL_STORES = {"bundled_hubert", "hubert_ecg_base"}  # chains that a user ingests stores for; one wants a GPU
 DOWNLOADED = {"peft_base"}  # their weights are fetched from a hub, and want a GPU
 BENCHMARK = {  # of PTB-XL: each task with one of the models, so that each model is trained
@@ -102,7 +118,7 @@ def test_a_shipped_search_space_runs(path: Path, place: Workplace) -> None:
         "data.synthetic": json.dumps({**synthetic, "n_records": 300}),
         "budget.trials": 2,
         "budget.epochs": 3,  # warm-up may take two
-        **LIGHTER.get(path.stem, {}),
+        **ADAPTED.get(path.stem, {}),
     }
     assert run(path, place, tiny) == 0
     assert set(states(place.record(f"{spec.name}-001")).values()) <= {"COMPLETED", "STOPPED"}
@@ -117,12 +133,12 @@ def test_a_shipped_chain_runs(path: Path, place: Workplace) -> None:
     overrides: dict[str, Any] = {}
     for prefix, section in {"": chain.file.values, **sections}.items():
         if "store" in section.get("data", {}):
+            synthetic = STANDS_IN.get(path.stem) or section["data"]["synthetic"]
             overrides[f"{prefix}data.store"] = place.folder / Path(section["data"]["store"]).name
-            overrides[f"{prefix}data.synthetic.n_records"] = 300
-    for prefix, section in sections.items():
-        if "step" not in section:  # a step has no trials
+            overrides[f"{prefix}data.synthetic"] = json.dumps({**synthetic, "n_records": 300})
+        if prefix and "step" not in section:  # a step has no trials
             overrides |= {f"{prefix}budget.trials": 2, f"{prefix}budget.epochs": 3}
-    assert run(path, place, overrides | LONGER.get(path.stem, {})) == 0
+    assert run(path, place, overrides | ADAPTED.get(path.stem, {})) == 0
     for stage in chain.stages:
         assert replay(read_events(place.runs / f"{chain.name}-001" / stage.name)).is_done
 

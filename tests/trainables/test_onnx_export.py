@@ -10,11 +10,12 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from torch import nn
 
 from tests.trainables.tiny_dataset import LABEL_SETS, tiny_dataset
 from trainables import onnx_export
 from trainables.methods import METHODS
-from trainables.onnx_export import export_onnx, onnx_bytes, static_quantities
+from trainables.onnx_export import export_onnx, onnx_bytes, static_quantities, why_not_exportable
 from trainables.plain_trial import PlainTrial
 from trainables.supervised import SupervisedConfig, build_model, train
 from trainables.windows import window_signal
@@ -106,3 +107,43 @@ def test_static_quantities_draw_no_random_numbers() -> None:
     before = torch.get_rng_state()
     quantities(model="cnn", channels=25)
     assert torch.equal(torch.get_rng_state(), before)
+
+
+class Outside(nn.Module):
+    """A layer that no graph can hold, and that says so."""
+
+    not_exported_since = "its filter runs backwards"
+
+    def forward(self, ecg_BLT: torch.Tensor) -> torch.Tensor:
+        return ecg_BLT[:, :1, 0]
+
+
+def test_a_model_with_a_part_that_cannot_be_exported_says_why_and_has_no_size(tmp_path: Path) -> None:
+    method = replace(SUPERVISED, build_model=lambda config, signal, label_set: nn.Sequential(Outside()))
+    config = SupervisedConfig()
+    assert set(static_quantities(method, config, SIGNAL, LABEL_SETS["binary"])) == {
+        "parameters", "trainable_parameters"
+    }  # fmt: skip
+    assert why_not_exportable(method, config, SIGNAL, LABEL_SETS["binary"]) == "its filter runs backwards"
+    assert why_not_exportable(SUPERVISED, config, SIGNAL, LABEL_SETS["binary"]) is None
+    with pytest.raises(ValueError, match="can't go to ONNX, since its filter runs backwards; use it through PyTorch"):
+        export_onnx(nn.Sequential(Outside()), SIGNAL, tmp_path / "model.onnx")
+    assert not (tmp_path / "model.onnx").exists()
+
+
+def test_parts_that_configurations_share_are_exported_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    exported: list[nn.Module] = []
+    serialise = onnx_export.serialise
+    monkeypatch.setattr(onnx_export, "_sizes", {})
+    monkeypatch.setattr(
+        onnx_export, "serialise", lambda model, signal: exported.append(model) or serialise(model, signal)
+    )
+    method = replace(
+        SUPERVISED, onnx_parts=lambda model, signal: [(nn.Flatten(), signal), (nn.Sequential(nn.Flatten()), signal)]
+    )
+    sizes = [
+        static_quantities(method, SupervisedConfig(model="cnn", channels=channels), SIGNAL, LABEL_SETS["binary"])
+        for channels in (8, 16)
+    ]
+    assert sizes[0]["onnx_bytes"] == sizes[1]["onnx_bytes"] > 0
+    assert len(exported) == 2

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.dataset import Batch, Dataset, LabelSet, Signal, Task
+from data.leads import LEADS_12
 
 N_LEADS = 3
 N_TIMESTEPS = 64
@@ -18,11 +19,15 @@ FS_HZ = 50.0
 
 @dataclass(frozen=True)
 class TinySplit:
-    """A `data.dataset.Split` over arrays, read-only like those that trials share; lengths default to the whole."""
+    """A `data.dataset.Split` over arrays, read-only like those that trials share; lengths default to the whole.
+
+    Records are numbered from `first` on, so that no two of a data set have one id.
+    """
 
     ecg_NLT: NDArray[np.float32]
     labels_NK: NDArray[np.float32]
     lengths: tuple[int, ...] | None = None
+    first: int = 0
 
     def __post_init__(self) -> None:
         self.ecg_NLT.flags.writeable = False
@@ -39,7 +44,7 @@ class TinySplit:
 
     @property
     def record_ids(self) -> NDArray[np.str_]:
-        return np.array([f"r{i}" for i in range(self.n_records)])
+        return np.array([f"r{self.first + i}" for i in range(self.n_records)])
 
     @property
     def patient_ids(self) -> NDArray[np.str_]:
@@ -66,12 +71,13 @@ LABEL_SETS: dict[Task, LabelSet] = {
 
 def tiny_dataset(task: Task = "binary", n_train: int = 96, n_val: int = 48, n_timesteps: int = N_TIMESTEPS) -> Dataset:
     """Build records of sine waves whose frequency and height carry the labels."""
-    signal = Signal(tuple(f"lead{i}" for i in range(N_LEADS)), FS_HZ, n_timesteps)
-    train, val = (_split(task, n, seed, n_timesteps) for seed, n in enumerate((n_train, n_val)))
-    return Dataset(signal, LABEL_SETS[task], train, val, test=_split(task, n_val, 2, n_timesteps))
+    signal = Signal(LEADS_12[:N_LEADS], FS_HZ, n_timesteps)
+    sizes = (n_train, n_val, n_val)
+    train, val, test = (_split(task, n, seed, n_timesteps, sum(sizes[:seed])) for seed, n in enumerate(sizes))
+    return Dataset(signal, LABEL_SETS[task], train, val, test)
 
 
-def _split(task: Task, n: int, seed: int, n_timesteps: int) -> TinySplit:
+def _split(task: Task, n: int, seed: int, n_timesteps: int, first: int) -> TinySplit:
     rng = np.random.default_rng(seed)
     speed_N = rng.integers(0, 3 if task == "multiclass" else 2, size=n)
     tall_N = rng.integers(0, 2, size=n)
@@ -89,4 +95,4 @@ def _split(task: Task, n: int, seed: int, n_timesteps: int) -> TinySplit:
         "multilabel": [speed_N, tall_N],
         "regression": [500 + 40 * frequency_hz],
     }
-    return TinySplit(ecg_NLT.astype(np.float32), np.stack(columns[task], axis=1).astype(np.float32))
+    return TinySplit(ecg_NLT.astype(np.float32), np.stack(columns[task], axis=1).astype(np.float32), first=first)
