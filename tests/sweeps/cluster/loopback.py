@@ -58,7 +58,7 @@ def running_nodes(folder: Path) -> Iterator[Nodes]:
         finally:
             assert process.stdin is not None
             process.stdin.close()
-            process.wait(60)
+            process.wait(120)
 
 
 def raylets_that_train(place: Workplace) -> dict[int, int]:

@@ -92,7 +92,7 @@ class ProcessNodeProvider(NodeProvider):  # type: ignore[misc]
         with self._lock:
             process = self._processes[node_id]
             process.send_signal(signal.SIGTERM)
-            process.wait(30)
+            process.wait(90)  # it drains for 30 s at most
             del self._tags[node_id]
             self._note("ended", node_id)
 

@@ -82,7 +82,7 @@ def running_head(folder: Path) -> Iterator[str]:
             yield address
         finally:
             head.terminate()
-            head.wait(60)
+            head.wait(120)  # it drains for 30 s at most
 
 
 def nodes_by_event(folder: Path, event: str) -> list[str]:
