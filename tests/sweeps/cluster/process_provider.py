@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -93,6 +94,7 @@ class ProcessNodeProvider(NodeProvider):  # type: ignore[misc]
             process = self._processes[node_id]
             process.send_signal(signal.SIGTERM)
             process.wait(90)  # it drains for 30 s at most
+            shutil.rmtree(temporary_folder(node_id), ignore_errors=True)
             del self._tags[node_id]
             self._note("ended", node_id)
 
@@ -100,7 +102,7 @@ class ProcessNodeProvider(NodeProvider):  # type: ignore[misc]
         command = [
             Path(sys.executable).with_name("ray"), "start", f"--address={self.provider_config['gcs_address']}",
             f"--num-cpus={int(resources.get('CPU', 0))}", "--num-gpus=0", "--object-store-memory=150000000",
-            "--dashboard-agent-listen-port=0", f"--temp-dir=/tmp/ray-{os.getpid()}-{node[-2:]}", "--block",
+            "--dashboard-agent-listen-port=0", f"--temp-dir={temporary_folder(node)}", "--block",
         ]  # fmt: skip
         environment = {**os.environ, "RAY_OVERRIDE_NODE_ID_FOR_TESTING": node, "RAY_NODE_TYPE_NAME": node_type}
         log = Path(self.provider_config["log"]).with_name(f"{node}.txt").open("wb")
@@ -110,3 +112,8 @@ class ProcessNodeProvider(NodeProvider):  # type: ignore[misc]
         line = json.dumps({"time_s": time.time(), "event": event, "node": node, "pid": self._processes[node].pid})
         with Path(self.provider_config["log"]).open("a", encoding="utf-8") as file:
             file.write(line + "\n")
+
+
+def temporary_folder(node: str) -> str:
+    """Return where a node's files go: a short path, since the names of the sockets below it are bounded."""
+    return f"/tmp/ray-{os.getpid()}-{node[-2:]}"

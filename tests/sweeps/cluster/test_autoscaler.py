@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -83,6 +84,7 @@ def running_head(folder: Path) -> Iterator[str]:
         finally:
             head.terminate()
             head.wait(120)  # it drains for 30 s at most
+            shutil.rmtree(f"/tmp/ray-{port}", ignore_errors=True)
 
 
 def nodes_by_event(folder: Path, event: str) -> list[str]:
