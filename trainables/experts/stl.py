@@ -23,7 +23,15 @@ def stl_matrices(n_timesteps: int, period: int) -> tuple[NDArray[np.float32], ND
     """
     from statsmodels.tsa.seasonal import STL  # here: a second, which trials without it should not pay
 
-    fits = [STL(unit_T, period=period).fit() for unit_T in np.eye(n_timesteps)]
-    trend_TT = np.stack([fit.trend for fit in fits], axis=1)
-    season_TT = np.stack([fit.seasonal for fit in fits], axis=1)
+    # What it makes of a series read backwards is the same, backwards: half of the unit series are enough.
+    fits = [STL(unit_T, period=period).fit() for unit_T in np.eye(n_timesteps)[: -(-n_timesteps // 2)]]
+    trend_TT, season_TT = (
+        _with_reversed(np.stack([getattr(fit, name) for fit in fits], axis=1)) for name in ("trend", "seasonal")
+    )
     return trend_TT.astype(np.float32), season_TT.astype(np.float32)
+
+
+def _with_reversed(first_TH: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Complete the answers to the first half of the unit series by their mirror images."""
+    n_timesteps, n_first = first_TH.shape
+    return np.concatenate([first_TH, first_TH[::-1, : n_timesteps - n_first][:, ::-1]], axis=1)
