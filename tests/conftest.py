@@ -7,13 +7,10 @@ from pathlib import Path
 
 import pytest
 
-RECORDINGS = Path(__file__).parents[2] / "shared" / "data"
-
-
 ROOT = Path(__file__).parents[1]
+RECORDINGS = ROOT.parent / "shared" / "data"
 
 
-@pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Keep in one process what runs on Ray, so that there is one cluster, and in one process each other file.
 
