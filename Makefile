@@ -1,7 +1,7 @@
 PYTHON ?= python3
 SPEC ?= searchspaces/quickstart.yaml
 BIN := .venv/bin
-TWO_PROCESSES := -n 2 --dist loadgroup --no-loadscope-reorder    # one has all that runs on Ray
+TWO_PROCESSES := -n 2 --dist loadscope --no-loadscope-reorder    # one has all that runs on Ray: tests/conftest.py
 
 .PHONY: sweep test test-all lint cluster-check setup
 

@@ -4,28 +4,36 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 ROOT = Path(__file__).parents[1]
 RECORDINGS = ROOT.parent / "shared" / "data"
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
+def runs_on_ray(path: Path) -> bool:
+    """Tell whether a file of tests needs a cluster."""
+    return ROOT / "tests" / "sweeps" in path.parents or "ray_cluster" in path.read_text(encoding="utf-8")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep in one process what runs on Ray, so that there is one cluster, and in one process each other file.
+    """Begin with what runs on Ray: it takes longest, and the other processes of `pytest -n` have the rest meanwhile."""
+    on_ray = {path: runs_on_ray(path) for path in {item.path for item in items}}
+    items.sort(key=lambda item: not on_ray[item.path])
 
-    What runs on Ray comes first: it takes longest, and the other processes of `pytest -n` have the rest meanwhile.
-    """
-    whole_runs = ROOT / "tests" / "sweeps"
 
-    def group(item: pytest.Item) -> str:
-        on_ray = whole_runs in item.path.parents or "ray_cluster" in getattr(item, "fixturenames", ())
-        return "ray" if on_ray else str(item.path.relative_to(ROOT))
+class OneCluster(LoadScopeScheduling):  # type: ignore[misc]  # pytest-xdist has no types
+    """Deals out files of tests to processes; those that run on Ray to the same one, so that there is one cluster."""
 
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group(group(item)))
-    items.sort(key=lambda item: group(item) != "ray")
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        return "ray" if runs_on_ray(ROOT / file) else file
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> OneCluster:
+    return OneCluster(config, log)
 
 
 @pytest.fixture(scope="session")
