@@ -82,7 +82,9 @@ class CrossValidation:
             Dataset(dataset.signal, dataset.label_set, pick(train_N), pick(val_N), source=dataset.source)
             for train_N, val_N in zip(self.plan.train_FN, self.plan.val_FN, strict=True)
         )
-        return FoldedDataset(dataset.signal, dataset.label_set, dataset.train, dataset.val, folds=folds)
+        return FoldedDataset(
+            dataset.signal, dataset.label_set, dataset.train, dataset.val, source=dataset.source, folds=folds
+        )
 
     def _pool(self) -> Selection:
         import ray
