@@ -169,6 +169,7 @@ def test_a_chain_killed_in_a_step_and_between_stages_goes_on_and_a_whole_one_is_
     assert "stage student is done" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_stage_runs_alone_on_what_the_chain_has_or_on_what_is_given(
     place: Workplace, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -26,7 +26,7 @@ START_TIMEOUT_S = 240
 @pytest.mark.parametrize(
     ("n_kills", "workers"),
     [
-        (3, 0),
+        (2, 0),
         pytest.param(10, 0, marks=[pytest.mark.slow, pytest.mark.faults]),
         pytest.param(2, 2, marks=[pytest.mark.slow, pytest.mark.faults]),
     ],
