@@ -25,7 +25,7 @@ from rich.console import Console
 
 from benchmarks.child import run_child
 from benchmarks.machine import read_machine
-from benchmarks.noop import METRIC, N_REPORTS
+from benchmarks.noop import METRIC, N_REPORTS, SPEC
 from benchmarks.result import Bar, Figure, Result, add_options, conclude
 from data.ingest import ingest_serially
 from data.synthetic import SyntheticConfig, SyntheticReader
@@ -38,17 +38,6 @@ MOST_BYTES: Final = 20_000  # of the driver's memory, a trial
 MOST_REPORT_S: Final = 20.0
 MOST_REDRAW_S: Final = 0.05  # a fifth of what the view allows itself between two
 N_SLOTS: Final = 2
-
-SPEC: Final = """\
-name: load
-method: noop
-data: {{store: {store}}}
-params: {{x: {{uniform: [0.0, 1.0]}}}}
-search: {{metric: val/auroc, mode: max, sampler: {sampler}, scheduler: asha}}
-budget: {{trials: {n_trials}, epochs: {epochs}}}
-resources: {{concurrency: {concurrency}}}
-tracking: {{uri: "sqlite:///{folder}/mlflow.db"}}
-"""
 
 
 @dataclass(frozen=True)
@@ -109,10 +98,8 @@ def run_sweep(store: Path, folder: Path, n_trials: int) -> Sweep:
     own.mkdir()
     spec = own / "load.yaml"
     # A random sampler: what TPE costs grows with the trials, and is Optuna's.
-    text = SPEC.format(
-        store=store, sampler="random", n_trials=n_trials, epochs=N_REPORTS, concurrency=N_SLOTS, folder=own
-    )
-    spec.write_text(text, encoding="utf-8")
+    values = {"name": "load", "sampler": "random", "epochs": N_REPORTS, "n_slots": N_SLOTS}
+    spec.write_text(SPEC.format(store=store, folder=own, n_trials=n_trials, **values), encoding="utf-8")
     looks = own / "memory.jsonl"
     command = ["benchmarks.sweep_process", "--memory", str(looks), str(spec), "--runs", str(own / "runs")]
     wall_s = run_child(command, own)

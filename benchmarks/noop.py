@@ -16,6 +16,16 @@ from trainables.trial import State, Trial
 
 N_REPORTS: Final = 5
 METRIC: Final = "val/auroc"
+SPEC: Final = """\
+name: {name}
+method: noop
+data: {{store: {store}}}
+params: {{x: {{uniform: [0.0, 1.0]}}}}
+search: {{metric: val/auroc, mode: max, sampler: {sampler}, scheduler: asha}}
+budget: {{trials: {n_trials}, epochs: {epochs}}}
+resources: {{concurrency: {n_slots}}}
+tracking: {{uri: "sqlite:///{folder}/mlflow.db"}}
+"""
 
 
 class NoopConfig(TrainConfig):

@@ -20,7 +20,7 @@ from typing import Final
 
 from benchmarks.child import run_child
 from benchmarks.machine import read_machine
-from benchmarks.noop import N_REPORTS
+from benchmarks.noop import N_REPORTS, SPEC
 from benchmarks.result import Bar, Figure, Result, add_options, conclude
 from benchmarks.stock_trials import N_SLOTS
 from data.ingest import ingest_serially
@@ -29,17 +29,6 @@ from platform.checkpoints import KEPT_TRIALS
 from platform.journal import SweepRecord, read_events, replay
 
 MOST_S: Final = 0.2  # a trial of ours may cost
-
-SPEC: Final = """\
-name: noop
-method: noop
-data: {{store: {store}}}
-params: {{x: {{uniform: [0.0, 1.0]}}}}
-search: {{metric: val/auroc, mode: max, sampler: tpe, scheduler: asha}}
-budget: {{trials: {n_trials}, epochs: {epochs}}}
-resources: {{concurrency: {n_slots}}}
-tracking: {{uri: "sqlite:///{folder}/mlflow.db"}}
-"""
 
 
 @dataclass(frozen=True)
@@ -102,8 +91,8 @@ def _wall_s(contender: Contender, n_trials: int, folder: Path) -> float:
 def _contenders(store: Path) -> list[Contender]:
     def sweep(n_trials: int, folder: Path) -> Sequence[str]:
         spec = folder / "noop.yaml"
-        text = SPEC.format(store=store, n_trials=n_trials, epochs=N_REPORTS, n_slots=N_SLOTS, folder=folder)
-        spec.write_text(text, encoding="utf-8")
+        values = {"name": "noop", "sampler": "tpe", "epochs": N_REPORTS, "n_slots": N_SLOTS}
+        spec.write_text(SPEC.format(store=store, folder=folder, n_trials=n_trials, **values), encoding="utf-8")
         return ["benchmarks.sweep_process", str(spec), "--runs", str(folder / "runs")]
 
     return [

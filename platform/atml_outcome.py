@@ -84,7 +84,7 @@ def _contest_lines(contest: Mapping[str, float]) -> Iterator[str]:
 
 
 def _architectures(sweep: FinishedSweep) -> Table:
-    objectives = [(objective.metric, objective.mode) for objective in sweep.spec.search.objectives]
+    objectives = sweep.spec.objectives
     criterion = objectives[0][0]
     bests = best_of_cells(sweep.ranked, architecture)
 

@@ -272,8 +272,7 @@ class _ChainRun:
         assert isinstance(maker, Spec), "checked before"
         own = flatten(stage.values.get("params", {}))
         named = {name: own[name] for name in maker.space.names if isinstance(own.get(name), str)}
-        objectives = [(objective.metric, objective.mode) for objective in maker.search.objectives]
-        ranked = rank(replay(read_events(self.folder / stage.base.stage)), objectives)
+        ranked = rank(replay(read_events(self.folder / stage.base.stage)), maker.objectives)
         return Base(card.method, best_with(named, card.params, [trial.params for trial in ranked]))
 
     def _with_kept_defaults(self, stage: Stage) -> Stage:

@@ -117,7 +117,7 @@ def choose(
         folder: the sweep's.
         measure: measures a model's latency; by default with onnxruntime in this process.
     """
-    objectives = [(objective.metric, objective.mode) for objective in spec.search.objectives]
+    objectives = spec.objectives
     axes, measure, own = front_axes(spec), measure or _by_onnxruntime(folder), METHOD_OUTCOMES.get(spec.method)
     while True:  # a bound on latency may take models off the front, and so bring others onto it
         candidates = [t for t in rank(record, objectives) if (folder / TRIALS_FOLDER / t.trial / BEST_FILE).exists()]

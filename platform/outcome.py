@@ -59,7 +59,7 @@ class Outcome:
         no trial ended well."""
         if self.best is None:
             return {}
-        objectives = [(objective.metric, objective.mode) for objective in spec.search.objectives]
+        objectives = spec.objectives
         values = outcome_values(self.best, objectives)
         best = {f"best/{metric}": value for (metric, _), value in zip(objectives, values, strict=True)}
         return {**best, **(self.repeats.metrics() if self.repeats is not None else {})}
@@ -133,7 +133,7 @@ def conclude(
 
     Each of them is a look at the test fold, and counted, as are those of the method's own outcome.
     """
-    objectives = [(objective.metric, objective.mode) for objective in spec.search.objectives]
+    objectives = spec.objectives
     n_ended_well = sum(trial.state in RANKED for trial in record.trials.values())
     outcome = Outcome(None, None, len(record.tested), None, n_ended_well=n_ended_well)
     choice = choose(spec, folder, record, journal)

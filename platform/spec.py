@@ -12,7 +12,7 @@ import math
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Final, Self, get_args
+from typing import Annotated, Any, Final, Literal, Self, get_args
 
 import numpy as np
 from pydantic import (
@@ -265,6 +265,11 @@ class Spec(Section):
     def training(self) -> Method:
         """The method as trials run it: under `folds`, k models of it."""
         return training_method(self.method, None if self.folds is None else self.folds.k)
+
+    @property
+    def objectives(self) -> list[tuple[str, Literal["max", "min"]]]:
+        """What is optimised, the first one first: (metric, mode)."""
+        return [(objective.metric, objective.mode) for objective in self.search.objectives]
 
     @property
     def constraint_texts(self) -> str:

@@ -60,7 +60,7 @@ class Study(TrialLives):
         super().__init__(spec, journal, record, post, observers)
         self.optuna_study, self._rule = optuna_study, rule
         self._static_quantities, self._shortage = static_quantities, shortage
-        self._objectives = [(objective.metric, objective.mode) for objective in spec.search.objectives]
+        self._objectives = spec.objectives
         self._points = list(spec.space.grid() if spec.search.sampler == "grid" else spec.search.try_first)
         self._handles = {trial.trial: self._handle(trial.number) for trial in self._unfinished()}
         self._to_resume = self._unfinished()

@@ -403,7 +403,7 @@ class _Sweep:
 
     @property
     def _objectives(self) -> Objectives:
-        return [(objective.metric, objective.mode) for objective in self.spec.search.objectives]
+        return self.spec.objectives
 
     @property
     def _trials(self) -> Path:

@@ -54,6 +54,12 @@ class FrozenFunction:
     compute: Callable[[Tensor], Tensor]
     device: torch.device
 
+    def answer(self, ecg_BLT: Features) -> Features:
+        """Ask for some records, without gradients; the answers are on the CPU."""
+        with torch.inference_mode():
+            answer = self.compute(torch.from_numpy(ecg_BLT).to(self.device))
+            return answer.float().cpu().numpy().astype("<f4", copy=False)
+
 
 def digest_of(modules: Iterable[nn.Module], *facts: object) -> str:
     """Return the sha256 of the modules' parameters and buffers, bit for bit, and of `facts` as text."""
@@ -122,12 +128,10 @@ def _write_whole(path: Path, function: FrozenFunction, split: Split) -> None:
 
 def _answers(function: FrozenFunction, split: Split) -> Iterator[Features]:
     done = 0
-    with torch.inference_mode():
-        for batch in split.batches(BATCH_RECORDS):
-            assert batch.index_B.tolist() == list(range(done, done + len(batch.index_B)))
-            done += len(batch.index_B)
-            answer = function.compute(torch.from_numpy(batch.ecg_BLT).to(function.device))
-            yield answer.float().cpu().numpy().astype("<f4", copy=False)
+    for batch in split.batches(BATCH_RECORDS):
+        assert batch.index_B.tolist() == list(range(done, done + len(batch.index_B)))
+        done += len(batch.index_B)
+        yield function.answer(batch.ecg_BLT)
 
 
 def check_room(folder: Path, n_bytes: int) -> None:

@@ -20,9 +20,10 @@ from typing import Any, Final, get_args
 import torch
 from torch import Tensor
 
+from trainables.backbones.weights import MASK_KEY
 from trainables.checkpoint import load_weights
 from trainables.hubert_ecg_encoder import HubertEcgSize
-from trainables.weight_files import fetch_from_hub, find_bundled, locate
+from trainables.weight_files import difference, fetch_from_hub, find_bundled, locate
 
 LICENCE: Final = "CC BY-NC 4.0 (non-commercial)"
 PUBLISHED: Final[Mapping[str, str]] = MappingProxyType(
@@ -48,12 +49,10 @@ def load_encoder(network: Any, weights: str, size: HubertEcgSize) -> None:
         return
     path = find_weights(weights, size)
     given = network_tensors(read_tensors(path))
-    wanted = network.state_dict()
-    given = {name: tensor for name, tensor in given.items() if name in wanted or name != "masked_spec_embed"}
-    absent = sorted(wanted.keys() - given.keys() - {"masked_spec_embed"})
-    unknown = sorted(given.keys() - wanted.keys())
-    others = [name for name, tensor in given.items() if name in wanted and wanted[name].shape != tensor.shape]
-    fault = _fault(absent, unknown, others, given, wanted)
+    own = network.state_dict()
+    given = {name: tensor for name, tensor in given.items() if name in own or name != MASK_KEY}
+    wanted = {name: tensor for name, tensor in own.items() if name in given or name != MASK_KEY}
+    fault = difference(given, wanted)
     if fault:
         raise ValueError(
             f"weights: {path} is not of HuBERT-ECG {size} at this sampling rate: {fault}; choose size and "
@@ -120,16 +119,6 @@ def network_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
             stem, _, last = match[1].rpartition(".")
             found[f"{stem}.{_WEIGHT_NORM[last]}" if last in _WEIGHT_NORM else match[1]] = tensor
     return found
-
-
-def _fault(
-    absent: list[str], unknown: list[str], others: list[str], given: Mapping[str, Tensor], wanted: Mapping[str, Tensor]
-) -> str:
-    if others:
-        return f"{others[0]} has the shape {tuple(given[others[0]].shape)}, not {tuple(wanted[others[0]].shape)}"
-    if absent:
-        return f"{absent[0]} is missing"
-    return f"{unknown[0]} has no place" if unknown else ""
 
 
 class _Inert:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
+from torch import Tensor
 
 from trainables.checkpoint import load_weights
 
@@ -111,6 +112,18 @@ def _fetch(repository: str, name: str) -> Path | None:
         return Path(hf_hub_download(repository, name))
     except RemoteEntryNotFoundError:
         return None
+
+
+def difference(given: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> str:
+    """Say how the tensors of a file differ from those of a network, by names and shapes; empty where they do not."""
+    others = [name for name in wanted if name in given and given[name].shape != wanted[name].shape]
+    if others:
+        found, expected = tuple(given[others[0]].shape), tuple(wanted[others[0]].shape)
+        return f"{others[0]} has the shape {found}, not {expected}"
+    missing, strange = sorted(wanted.keys() - given.keys()), sorted(given.keys() - wanted.keys())
+    if missing:
+        return f"{missing[0]} is missing"
+    return f"{strange[0]} has no place" if strange else ""
 
 
 def _in_folder(folder: Path) -> Path:

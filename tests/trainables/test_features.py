@@ -19,32 +19,19 @@ from data.dataset import Dataset, Source
 from data.ingest import ingest_serially
 from data.loading import load
 from data.synthetic import SyntheticConfig, SyntheticReader
+from tests.trainables.spread import CPU, Spread
 from tests.trainables.tiny_dataset import tiny_dataset
 from trainables.backbones.backbone import build_backbone
 from trainables.backbones.classifier import BackboneClassifier
 from trainables.backbones.config import BackboneConfig
 from trainables.evaluation import evaluate
-from trainables.features import FeatureCache, FrozenFunction, digest_of, frozen_prefix, with_cached_prefix
+from trainables.features import FeatureCache, digest_of, frozen_prefix, with_cached_prefix
 from trainables.plain_trial import PlainTrial
 from trainables.trainer import fit
-
-CPU = torch.device("cpu")
 
 
 def dataset_at(folder: Path) -> Dataset:
     return replace(tiny_dataset(), source=Source(folder / "tiny", "fingerprint", "preprocessing"))
-
-
-class Spread:
-    """A frozen function that counts the records it is asked about."""
-
-    def __init__(self, digest: str = "spread") -> None:
-        self.n_records = 0
-        self.frozen = FrozenFunction("spread", digest, self, CPU)
-
-    def __call__(self, ecg_BLT: Tensor) -> Tensor:
-        self.n_records += len(ecg_BLT)
-        return ecg_BLT.std(dim=2)
 
 
 # ------------------------------------------------------------------ files

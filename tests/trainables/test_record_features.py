@@ -10,28 +10,15 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from data.dataset import Source, Split
 from data.memory import MemorySplit
+from tests.trainables.spread import Spread
 from tests.trainables.tiny_dataset import tiny_dataset
 from trainables.features import BATCH_RECORDS, FrozenFunction
 from trainables.record_features import Answered, RecordFeatures, batches_of
 
-CPU = torch.device("cpu")
 N = 150  # more than two batches
-
-
-class Spread:
-    """A frozen function that counts the records it is asked about."""
-
-    def __init__(self, digest: str = "spread") -> None:
-        self.n_records = 0
-        self.frozen = FrozenFunction("spread", digest, self, CPU)
-
-    def __call__(self, ecg_BLT: Tensor) -> Tensor:
-        self.n_records += len(ecg_BLT)
-        return ecg_BLT.std(dim=2)
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from trainables.backbones.architecture import Architecture, Family, architecture
 from trainables.backbones.backbone import Backbone
 from trainables.backbones.config import BackboneConfig
 from trainables.backbones.fairseq import from_fairseq, is_fairseq
-from trainables.weight_files import find_bundled, locate, read_state
+from trainables.weight_files import difference, find_bundled, locate, read_state
 
 PUBLIC: Final[Mapping[Family, str]] = {  # of size base
     "wav2vec2": "facebook/wav2vec2-base",
@@ -97,7 +97,9 @@ def read_weights(path: Path, architecture: Architecture, wanted: Mapping[str, Te
     weights = _read_network(path)
     if MASK_KEY not in wanted:
         weights.pop(MASK_KEY, None)
-    _compare(weights, wanted, path)
+    fault = difference(weights, wanted)
+    if fault:
+        raise ValueError(f"{path} holds the weights of another network: {fault}; choose backbone and size to match")
     return weights
 
 
@@ -125,21 +127,6 @@ def _today(key: str) -> str:
     """Return the key under which torch keeps weight-normed weights now."""
     stem, _, last = key.rpartition(".")
     return f"{stem}.{_OLD_WEIGHT_NORM[last]}" if last in _OLD_WEIGHT_NORM else key
-
-
-def _compare(weights: Mapping[str, Tensor], wanted: Mapping[str, Tensor], path: Path) -> None:
-    missing, strange = sorted(wanted.keys() - weights.keys()), sorted(weights.keys() - wanted.keys())
-    others = [key for key in wanted if key in weights and weights[key].shape != wanted[key].shape]
-    if others:
-        found, expected = tuple(weights[others[0]].shape), tuple(wanted[others[0]].shape)
-        fault = f"{others[0]} has the shape {found}, not {expected}"
-    elif missing:
-        fault = f"{missing[0]} is missing"
-    elif strange:
-        fault = f"{strange[0]} has no place"
-    else:
-        return
-    raise ValueError(f"{path} holds the weights of another network: {fault}; choose backbone and size to match")
 
 
 def _check_config(path: Path, architecture: Architecture) -> None:

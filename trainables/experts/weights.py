@@ -8,7 +8,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from trainables.experts.config import ExpertConfig
-from trainables.weight_files import find_bundled, locate, read_state
+from trainables.weight_files import difference, find_bundled, locate, read_state
 
 
 def find_weights(config: ExpertConfig, kind: str, size: str, public: Mapping[str, str]) -> Path:
@@ -48,16 +48,7 @@ def fill(network: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
         ValueError: they are of another network; names the first that differs.
     """
     wanted = network.state_dict()
-    fault = _difference(tensors, wanted)
+    fault = difference(tensors, wanted)
     if fault:
         raise ValueError(f"weights: {path} is of another network: {fault}; choose kind and size to match")
     network.load_state_dict(dict(tensors))
-
-
-def _difference(given: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> str:
-    for name in sorted(wanted):
-        if name not in given:
-            return f"{name} is missing"
-        if given[name].shape != wanted[name].shape:
-            return f"{name} has the shape {tuple(given[name].shape)}, not {tuple(wanted[name].shape)}"
-    return next((f"{name} has no place" for name in sorted(given.keys() - wanted.keys())), "")
