@@ -8,7 +8,7 @@ import platform
 ROOT = Path(__file__).parent
 
 # pytest's own start imports the standard library's `platform` before the root is on the path; the
-# module then lacks the package's `__path__`, and `platform.spec` could not be found.
+# module then lacks the package's `__path__`, and `platform.sweep` could not be found.
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 if not hasattr(platform, "__path__"):

@@ -30,11 +30,11 @@ from benchmarks.machine import read_machine
 from benchmarks.result import Bar, Figure, Result, add_options, conclude
 from data.ingest import ingest_serially
 from data.kinds.iesd import IesdConfig, build_reader
-from platform.checkpoints import rank
-from platform.journal import SweepRecord, TrialRecord, read_events, replay
-from platform.pareto import front_of
-from platform.quantities import LATENCY
-from platform.study_db import Objectives, outcome_quantities
+from platform.specs.quantities import LATENCY
+from platform.sweeps.checkpoints import rank
+from platform.sweeps.journal import SweepRecord, TrialRecord, read_events, replay
+from platform.sweeps.pareto import front_of
+from platform.sweeps.study_db import Objectives, outcome_quantities
 
 ROOT: Final = Path(__file__).resolve().parents[1]
 LEAST_FEWER_EPOCHS: Final = 3.0

@@ -29,7 +29,7 @@ from benchmarks.result import Bar, Figure, Result, add_options, conclude
 from data.ingest import ingest_serially
 from data.store import read_manifest, read_shard
 from data.synthetic import SyntheticConfig, SyntheticReader
-from platform.journal import SweepRecord, read_events, replay
+from platform.sweeps.journal import SweepRecord, read_events, replay
 
 LEAST_RATIO: Final = 0.8  # of plain tensors
 MOST_COPIES: Final = 1.3

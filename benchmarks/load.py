@@ -29,8 +29,8 @@ from benchmarks.noop import METRIC, N_REPORTS, SPEC
 from benchmarks.result import Bar, Figure, Result, add_options, conclude
 from data.ingest import ingest_serially
 from data.synthetic import SyntheticConfig, SyntheticReader
-from platform.journal import read_events, replay
-from platform.live_view import Budget, LiveView
+from platform.pages.live_view import Budget, LiveView
+from platform.sweeps.journal import read_events, replay
 
 COUNTS: Final = (20, 50, 200, 1000)
 MOST_RATIO: Final = 1.2

@@ -25,8 +25,8 @@ from benchmarks.result import Bar, Figure, Result, add_options, conclude
 from benchmarks.stock_trials import N_SLOTS
 from data.ingest import ingest_serially
 from data.synthetic import SyntheticConfig, SyntheticReader
-from platform.checkpoints import KEPT_TRIALS
-from platform.journal import SweepRecord, read_events, replay
+from platform.sweeps.checkpoints import KEPT_TRIALS
+from platform.sweeps.journal import SweepRecord, read_events, replay
 
 MOST_S: Final = 0.2  # a trial of ours may cost
 

@@ -26,8 +26,8 @@ from data.loading import Role, build_plan, check_shards, select_role
 from data.record_hashes import hash_records
 from data.store import read_manifest
 from platform.command_line import BAD_INPUT, OneLineParser, one_line
-from platform.journal import read_events, replay
-from platform.trained_model import BEST_FOLDER, WEIGHTS_NAME, read_trained_model
+from platform.models.trained_model import BEST_FOLDER, WEIGHTS_NAME, read_trained_model
+from platform.sweeps.journal import read_events, replay
 from trainables.checkpoint import load_weights, save_weights, write_whole
 from trainables.hubert_ecg_weights import network_tensors
 from trainables.weight_files import BUNDLED

@@ -14,10 +14,10 @@ from ray._private import ray_constants
 from ray._private.runtime_env import packaging
 from ray.exceptions import AuthenticationError
 
-from platform.storage import JOB
-from platform.units import format_bytes
+from platform.pages.units import format_bytes
+from platform.project import ROOT
+from platform.specs.storage import JOB
 
-ROOT: Final = Path(__file__).resolve().parent.parent
 LOCAL: Final = "local"
 
 

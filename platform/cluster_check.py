@@ -26,8 +26,9 @@ from ray.autoscaler._private.util import prepare_config, validate_config
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from platform.cluster import ROOT, check_code_size
+from platform.cluster import check_code_size
 from platform.command_line import BAD_INPUT, OneLineParser, one_line
+from platform.project import ROOT
 
 FILES: Final = ("cluster.yaml", "cluster_local.yaml", "slurm.sbatch")
 COMMANDS: Final = (

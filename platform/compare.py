@@ -21,11 +21,11 @@ from rich.console import Console
 
 from data.store_folder import check_free
 from platform.command_line import BAD_INPUT, OneLineParser, one_line
-from platform.comparison import Contender, Standing, compare, read_contender, to_table
-from platform.comparison_page import render_comparison, terminal_table
-from platform.journal import FILE_NAME as JOURNAL_NAME
-from platform.spec_sections import TrackingSpec
-from platform.sweep_folder import git_commit, new_folder, versions
+from platform.evaluation.comparison import Contender, Standing, compare, read_contender, to_table
+from platform.evaluation.comparison_page import render_comparison, terminal_table
+from platform.specs.sections import TrackingSpec
+from platform.sweeps.folder import git_commit, new_folder, versions
+from platform.sweeps.journal import FILE_NAME as JOURNAL_NAME
 
 COMPARISONS = "comparisons"  # folder beside the sweeps'
 PLAIN_WIDTH = 240  # columns, where the output is no terminal
@@ -94,7 +94,7 @@ def experiment_sweeps(uri: str, experiment: str, runs: Path) -> Iterator[Path]:
     Raises:
         ValueError: there is no such experiment, or a sweep's folder is not in `runs`.
     """
-    from platform.mlflow_sweeps import finished_sweeps  # MLflow takes seconds to import
+    from platform.mlflow_views.sweeps import finished_sweeps  # MLflow takes seconds to import
 
     for sweep in finished_sweeps(uri, experiment):
         if not (runs / sweep / JOURNAL_NAME).exists():

@@ -27,16 +27,16 @@ from torch import nn
 from data.loading import Role
 from data.store_folder import check_free
 from platform.command_line import BAD_INPUT, OneLineParser, one_line
-from platform.evaluation_page import render_evaluation
-from platform.evaluation_report import EvaluationReport
-from platform.evaluation_split import EvaluationSplit, open_evaluation_split
-from platform.journal import Journal, read_events, replay
-from platform.scorecard import Measured, Scoring
-from platform.study import spawn_seed
-from platform.subgroups import subgroups
-from platform.sweep_folder import git_commit, locked, new_folder, versions
-from platform.trained_model import TrainedModel, read_trained_model
-from platform.trained_onnx import onnx_network
+from platform.evaluation.page import render_evaluation
+from platform.evaluation.report import EvaluationReport
+from platform.evaluation.scorecard import Measured, Scoring
+from platform.evaluation.split import EvaluationSplit, open_evaluation_split
+from platform.evaluation.subgroups import subgroups
+from platform.models.trained_model import TrainedModel, read_trained_model
+from platform.models.trained_onnx import onnx_network
+from platform.search.study import spawn_seed
+from platform.sweeps.folder import git_commit, locked, new_folder, versions
+from platform.sweeps.journal import Journal, read_events, replay
 from trainables.bootstrap import N_RESAMPLES
 from trainables.evaluation import evaluate
 

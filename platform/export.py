@@ -37,9 +37,9 @@ from data.loading import Role, build_plan, check_shards, load, select_role
 from data.preprocessing import Step
 from data.streaming import StreamedSplit
 from platform.command_line import OneLineParser, run_command
-from platform.edge_table import edge_lines
-from platform.exported_model import export_trained
-from platform.trained_model import TrainedModel, read_trained_model
+from platform.methods.edge_table import edge_lines
+from platform.models.exported_model import export_trained
+from platform.models.trained_model import TrainedModel, read_trained_model
 from trainables.checkpoint import load_weights, save_weights, write_whole
 from trainables.deployed_model import cut_chain
 from trainables.deployed_onnx import DeployedOnnx, Difference

@@ -33,9 +33,9 @@ from data.ecg_paper import PaperRecord, Strip, draw_records
 from data.record_reader import conform
 from data.recording import FileFormat, complete_leads, read_recordings
 from platform.command_line import OneLineParser, run_command
-from platform.predictions import Caller, Prediction, columns, write_predictions
-from platform.trained_model import TrainedModel, read_trained_model
-from platform.trained_onnx import onnx_network
+from platform.models.predictions import Caller, Prediction, columns, write_predictions
+from platform.models.trained_model import TrainedModel, read_trained_model
+from platform.models.trained_onnx import onnx_network
 from trainables.checkpoint import write_whole
 from trainables.predictor import Predictor
 

@@ -14,15 +14,15 @@ from pydantic import BaseModel, TypeAdapter
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from platform.domains import ARGUMENTS, VERBS
-from platform.samplers import SAMPLERS
-from platform.spec import Spec
-from platform.spec_error import models_in
-from platform.stages import DEFAULTS, STAGES
+from platform.chains.stages import DEFAULTS, STAGES
+from platform.project import ROOT
+from platform.search.samplers import SAMPLERS
+from platform.specs.domains import ARGUMENTS, VERBS
+from platform.specs.error import models_in
+from platform.specs.spec import Spec
 from trainables.data_steps import DATA_STEPS
 from trainables.methods import METHODS
 
-ROOT: Final = Path(__file__).parent.parent
 MARKDOWN: Final = Path("docs/spec.md")
 SCHEMA: Final = Path("searchspaces/spec.schema.json")
 

@@ -22,34 +22,32 @@ from data.card import DataCard
 from data.cross_validation import CrossValidation, FoldPlan
 from data.loading import Description, SharedDataset, describe, materialise
 from data.node_check import check_nodes
-from platform.avoidance import AvoidFiles, avoided_at_start, new_avoided
-from platform.chain import ChainRequest, run_chain
-from platform.checkpoints import CheckpointKeeper
-from platform.choice import choose
+from platform.chains.chain import ChainRequest, run_chain
+from platform.chains.stage import StageOfChain
+from platform.chains.stages import is_chain
 from platform.cluster import LOCAL, default_address, ray_cluster
 from platform.command_line import one_line
-from platform.concurrency import Concurrency, check_room
-from platform.dry_run import dry_run_text
-from platform.incumbents import Incumbents
 from platform.ingest import made_store
-from platform.journal import Event, Journal, JournalLost, SweepRecord, is_of_the_disk, read_events, replay
-from platform.live_view import Budget, LiveView
-from platform.method_outcomes import METHOD_OUTCOMES
-from platform.method_preparations import METHOD_PREPARATIONS
-from platform.outcome import Outcome, conclude
-from platform.pareto import front_axes
-from platform.repeats import Repeats, print_repeat
-from platform.runner import run_trials
-from platform.scheduler import Rule, build_rule
-from platform.spec import Spec, parse_spec
-from platform.spec_file import read_spec_file
-from platform.stage_of_chain import StageOfChain
-from platform.stages import is_chain
-from platform.storage import runs_folder
-from platform.study import Study, spawn_seed
-from platform.study_db import FILE_NAME as STUDY_NAME
-from platform.study_db import Objectives, write_study
-from platform.sweep_folder import (
+from platform.methods.outcomes import METHOD_OUTCOMES
+from platform.methods.preparations import METHOD_PREPARATIONS
+from platform.models.trained_model import DATA_CARD_NAME, TRIALS_FOLDER
+from platform.outcomes.choice import choose
+from platform.outcomes.outcome import Outcome, conclude
+from platform.pages.live_view import Budget, LiveView
+from platform.search.avoidance import AvoidFiles, avoided_at_start, new_avoided
+from platform.search.concurrency import Concurrency, check_room
+from platform.search.dry_run import dry_run_text
+from platform.search.incumbents import Incumbents
+from platform.search.repeats import Repeats, print_repeat
+from platform.search.runner import run_trials
+from platform.search.scheduler import Rule, build_rule
+from platform.search.study import Study, spawn_seed
+from platform.search.trial_lives import TrialLives
+from platform.specs.file import read_spec_file
+from platform.specs.spec import Spec, parse_spec
+from platform.specs.storage import runs_folder
+from platform.sweeps.checkpoints import CheckpointKeeper
+from platform.sweeps.folder import (
     Identity,
     check_unchanged,
     code_hash,
@@ -62,9 +60,11 @@ from platform.sweep_folder import (
     size_bytes,
     versions,
 )
+from platform.sweeps.journal import Event, Journal, JournalLost, SweepRecord, is_of_the_disk, read_events, replay
+from platform.sweeps.pareto import front_axes
+from platform.sweeps.study_db import FILE_NAME as STUDY_NAME
+from platform.sweeps.study_db import Objectives, write_study
 from platform.tracking import Tracker
-from platform.trained_model import DATA_CARD_NAME, TRIALS_FOLDER
-from platform.trial_lives import TrialLives
 from trainables.decisions import Verdict, running_decisions
 from trainables.onnx_export import static_quantities
 from trainables.tune_trial import TrialSetup

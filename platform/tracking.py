@@ -23,8 +23,8 @@ from typing import IO, Any
 from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import SQLAlchemyError
 
-from platform.journal import FILE_NAME, Event, SweepRecord
-from platform.mlflow_mirror import Mirror, Target
+from platform.mlflow_views.mirror import Mirror, Target
+from platform.sweeps.journal import FILE_NAME, Event, SweepRecord
 
 CURSOR_NAME, LOCK_NAME = "tracking_cursor.json", "tracking.lock"
 POLL_S = 1.0  # between two looks at the journal: what came meanwhile goes out in one call a trial
@@ -183,7 +183,7 @@ class Tracker:
         tags: tags of every run.
         parent_params: parameters of the sweep's own run, flat dotted keys.
         sweep_name: the name of the sweep's own run; tag `sweep` of every run.
-        chain: of a stage: `platform.mlflow_mirror.Target.chain`.
+        chain: of a stage: `platform.mlflow_views.mirror.Target.chain`.
     """
 
     def __init__(

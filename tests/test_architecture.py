@@ -26,8 +26,8 @@ LAYER = {name: layer for layer, name in enumerate(PACKAGES)}  # imports go to th
 MAY_IMPORT_RAY = {"trainables/tune_trial.py", "trainables/worker_group.py", "trainables/decisions.py"}
 BROAD = {"BaseException", "Exception"}
 BOUNDARIES = {
-    "platform/step_stage.py": 1,  # a point at which a data step fails is a FAILED one
-    "platform/study.py": 1,  # a configuration whose model cannot be built is a FAILED trial
+    "platform/chains/step_stage.py": 1,  # a point at which a data step fails is a FAILED one
+    "platform/search/study.py": 1,  # a configuration whose model cannot be built is a FAILED trial
     "platform/sweep.py": 1,  # whatever ends the process: the journal is closed, and it is raised again
     "trainables/tune_trial.py": 1,  # the trial's boundary
 }
@@ -106,7 +106,7 @@ def callers(*functions: str) -> set[str]:
 
 
 def test_only_the_runner_builds_a_tuner_and_only_the_cluster_and_ingestion_start_ray() -> None:
-    assert callers("tune.Tuner", "ray.tune.Tuner", "Tuner") == {"platform/runner.py"}
+    assert callers("tune.Tuner", "ray.tune.Tuner", "Tuner") == {"platform/search/runner.py"}
     assert callers("ray.init") == {"platform/cluster.py", "data/parallel.py"}
 
 
@@ -175,6 +175,6 @@ def test_what_ray_runs_elsewhere_names_no_module_of_platform(thing: object) -> N
 
 
 def test_a_reference_to_platform_would_be_found() -> None:
-    from platform.journal import Event
+    from platform.sweeps.journal import Event
 
-    assert ours(referenced_modules(lambda: Event("opened", 0.0))) == {"platform.journal"}
+    assert ours(referenced_modules(lambda: Event("opened", 0.0))) == {"platform.sweeps.journal"}

@@ -16,8 +16,8 @@ from ruamel.yaml import YAML
 from torch import nn
 
 from platform import ingest, sweep
-from platform.spec import Spec, parse_spec
-from platform.stages import parse_chain
+from platform.chains.stages import parse_chain
+from platform.specs.spec import Spec, parse_spec
 from tests.trainables.tiny_dataset import tiny_dataset
 from trainables.candidates.blocks import pool
 from trainables.candidates.candidate import Candidate, Sizes

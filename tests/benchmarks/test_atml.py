@@ -10,8 +10,8 @@ import pytest
 
 from benchmarks import atml
 from benchmarks.atml import CRITERION, EXHAUSTIVE, KIB, Searched, front_worth, measured, size_limits
-from platform.journal import Event, SweepRecord, replay
-from platform.spec import parse_spec
+from platform.specs.spec import parse_spec
+from platform.sweeps.journal import Event, SweepRecord, replay
 
 
 def record(*models: tuple[float, float], epochs: int = 2) -> SweepRecord:

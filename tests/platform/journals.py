@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, distribution_to_json
 
-from platform.journal import FILE_NAME, Event
+from platform.sweeps.journal import FILE_NAME, Event
 
 START_S = 1_790_000_000.0
 EPOCHS, RUNGS = 27, (3, 9)

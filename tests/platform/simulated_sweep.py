@@ -10,11 +10,11 @@ from typing import Any
 
 import optuna
 
-from platform.journal import Event, Journal, SweepRecord, read_events, replay
-from platform.scheduler import Rule, build_rule
-from platform.spec import Spec
-from platform.study import Study, spawn_seed
-from platform.study_db import Objectives, frozen_trials
+from platform.search.scheduler import Rule, build_rule
+from platform.search.study import Study, spawn_seed
+from platform.specs.spec import Spec
+from platform.sweeps.journal import Event, Journal, SweepRecord, read_events, replay
+from platform.sweeps.study_db import Objectives, frozen_trials
 from trainables.decisions import Verdict
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)

@@ -17,8 +17,7 @@ from data.ingest import ingest_serially
 from data.loading import build_plan, read_dataset
 from data.store import read_manifest
 from data.synthetic import SyntheticConfig, SyntheticReader
-from platform.journal import Journal
-from platform.trained_model import (
+from platform.models.trained_model import (
     BEST_FOLDER,
     CARD_NAME,
     DATA_CARD_NAME,
@@ -26,6 +25,7 @@ from platform.trained_model import (
     WEIGHTS_NAME,
     read_trained_model,
 )
+from platform.sweeps.journal import Journal
 from trainables.checkpoint import save_weights
 from trainables.methods import METHODS
 from trainables.onnx_export import export_onnx

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 import ray
 
-from platform.cluster import ROOT, SETTINGS, check_code_size, default_address, init_options, ray_cluster
-from platform.storage import JOB
+from platform.cluster import SETTINGS, check_code_size, default_address, init_options, ray_cluster
+from platform.project import ROOT
+from platform.specs.storage import JOB
 
 
 def test_a_cluster_that_is_there_is_used_and_left_running(monkeypatch: pytest.MonkeyPatch) -> None:

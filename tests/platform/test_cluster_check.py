@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from platform.cluster import ROOT
 from platform.cluster_check import FILES, check_file, main
+from platform.project import ROOT
 
 
 @pytest.mark.parametrize("name", FILES)

@@ -12,9 +12,9 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from platform import compare
-from platform.comparison import compare as compare_sweeps
-from platform.comparison import read_contender
-from platform.journal import read_events, replay
+from platform.evaluation.comparison import compare as compare_sweeps
+from platform.evaluation.comparison import read_contender
+from platform.sweeps.journal import read_events, replay
 from platform.tracking import Tracker
 from tests.platform.trained_sweeps import make_store, make_sweep
 

@@ -19,10 +19,10 @@ from data.ingest import ingest_serially
 from data.reader import Header, RecordBlock
 from data.synthetic import SyntheticConfig, SyntheticReader
 from platform import evaluate
-from platform.evaluation_split import open_evaluation_split
-from platform.journal import SweepRecord, read_events, replay
-from platform.sweep_folder import locked
-from platform.trained_model import read_trained_model
+from platform.evaluation.split import open_evaluation_split
+from platform.models.trained_model import read_trained_model
+from platform.sweeps.folder import locked
+from platform.sweeps.journal import SweepRecord, read_events, replay
 from tests.platform.trained_sweeps import SYNTHETIC, make_store, make_sweep
 from trainables.evaluation import evaluate as predict_and_score
 from trainables.evaluation import predict

@@ -18,9 +18,9 @@ from scipy import signal as scipy_signal
 
 from data.store import read_manifest, read_shard
 from platform import export
-from platform.mlflow_model import save_mlflow_model
+from platform.mlflow_views.model import save_mlflow_model
+from platform.models.trained_model import ModelCard, read_trained_model
 from platform.predict import build_predictor
-from platform.trained_model import ModelCard, read_trained_model
 from tests.platform.small_run import SmallRun, make_run, make_store
 
 
@@ -183,7 +183,7 @@ def test_without_filters_the_mlflow_model_is_an_onnx_file_and_forty_lines(tmp_pa
     run = make_run(tmp_path, make_store(tmp_path), [{"zscore": {"per": "record"}}], epochs=1)
     trained = read_trained_model(run.folder)
     save_mlflow_model(trained, tmp_path / "model")
-    assert [path.name for path in (tmp_path / "model" / "code").iterdir()] == ["mlflow_pyfunc.py"]
+    assert [path.name for path in (tmp_path / "model" / "code").iterdir()] == ["pyfunc.py"]
     requirements = (tmp_path / "model" / "requirements.txt").read_text()
     assert "scipy" not in requirements and "pydantic" not in requirements
 

@@ -14,7 +14,6 @@ import psutil
 import pytest
 import requests
 
-from platform.cluster import ROOT
 from platform.mlflow_server import (
     PASSWORD_VARIABLE,
     USER_VARIABLE,
@@ -23,6 +22,7 @@ from platform.mlflow_server import (
     server_command,
     server_environment,
 )
+from platform.project import ROOT
 from tests.sweeps.workplace import wait_until
 
 PASSWORD = "correct horse battery"

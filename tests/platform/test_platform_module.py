@@ -74,7 +74,7 @@ def test_every_function_answers_as_the_standard_one(name: str) -> None:
 
 def test_the_module_in_use_has_both_the_functions_and_the_submodules() -> None:
     assert platform.system() == STANDARD.system()
-    assert importlib.util.find_spec("platform.journal") is not None
+    assert importlib.util.find_spec("platform.sweeps.journal") is not None
 
 
 def run(*command: str) -> subprocess.CompletedProcess[str]:
@@ -100,6 +100,6 @@ def test_the_sweep_command_says_how_it_is_used() -> None:
 @pytest.mark.parametrize("flags", [[], ["-P"]], ids=["python -m pytest", "pytest"])
 def test_both_ways_to_start_pytest_find_the_submodules(flags: list[str]) -> None:
     """Plain `pytest` does not put the root on the path (as with -P), and imports the standard module first."""
-    result = run(*flags, "-m", "pytest", "--collect-only", "-q", "tests/platform/test_journal.py")
+    result = run(*flags, "-m", "pytest", "--collect-only", "-q", "tests/platform/sweeps/test_journal.py")
     assert result.returncode == 0, result.stdout + result.stderr
     assert "test_any_cut_of_the_bytes_reads_as_a_prefix" in result.stdout

@@ -19,8 +19,8 @@ from scipy import signal as scipy_signal
 from data.leads import LEADS_12
 from data.store import read_manifest, read_shard
 from platform import predict
-from platform.predictions import Caller, Prediction, write_predictions
-from platform.trained_model import read_trained_model
+from platform.models.predictions import Caller, Prediction, write_predictions
+from platform.models.trained_model import read_trained_model
 from tests.platform.small_run import SmallRun, make_run, make_store
 from trainables.evaluation import predict as predict_split
 

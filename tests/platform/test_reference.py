@@ -8,10 +8,11 @@ import jsonschema
 import pytest
 from ruamel.yaml import YAML
 
-from platform.domains import VERBS
-from platform.reference import ROOT, documents, schema
-from platform.samplers import SAMPLERS
-from platform.spec import Spec
+from platform.project import ROOT
+from platform.reference import documents, schema
+from platform.search.samplers import SAMPLERS
+from platform.specs.domains import VERBS
+from platform.specs.spec import Spec
 from trainables.methods import METHODS
 
 SPACES = sorted((ROOT / "searchspaces").glob("*.yaml"))

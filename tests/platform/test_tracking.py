@@ -15,8 +15,9 @@ from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
 from platform import tracking
-from platform.journal import Event
-from platform.mlflow_mirror import ROOT, Target
+from platform.mlflow_views.mirror import Target
+from platform.project import ROOT
+from platform.sweeps.journal import Event
 from platform.tracking import CURSOR_NAME, Outbox, Tracker
 from tests.platform.journals import START_S, append_events, finished_sweep, write_journal
 

@@ -15,9 +15,9 @@ from data.ingest import ingest_serially
 from data.loading import DataConfig, build_plan, read_dataset
 from data.store import read_manifest
 from data.synthetic import SyntheticConfig, SyntheticReader
-from platform.held_out import PREDICTIONS_FILE
-from platform.journal import Journal
-from platform.trained_model import DATA_CARD_NAME, TrainedModel, read_trained_model
+from platform.evaluation.held_out import PREDICTIONS_FILE
+from platform.models.trained_model import DATA_CARD_NAME, TrainedModel, read_trained_model
+from platform.sweeps.journal import Journal
 from trainables.checkpoint import save_weights
 from trainables.evaluation import evaluate
 from trainables.methods import METHODS

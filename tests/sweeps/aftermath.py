@@ -8,7 +8,7 @@ import ray
 from mlflow import MlflowClient
 from ray.util import placement_group_table
 
-from platform.journal import ENDED, TrialRecord
+from platform.sweeps.journal import ENDED, TrialRecord
 from platform.tracking import CURSOR_NAME
 from tests.sweeps.workplace import Workplace, wait_until
 

@@ -9,7 +9,7 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from platform.trained_model import read_trained_model
+from platform.models.trained_model import read_trained_model
 from tests.sweeps.conftest import make_workplace
 from tests.sweeps.workplace import Workplace, states
 

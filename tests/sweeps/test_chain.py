@@ -13,9 +13,9 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 
 from platform import sweep
-from platform.artefacts import content_hash
-from platform.journal import FILE_NAME, SweepRecord, read_events, replay
-from platform.trained_model import read_trained_model
+from platform.models.artefacts import content_hash
+from platform.models.trained_model import read_trained_model
+from platform.sweeps.journal import FILE_NAME, SweepRecord, read_events, replay
 from tests.platform import counting_step
 from tests.platform.counting_step import COUNTING
 from tests.platform.simulated_sweep import Killed

@@ -13,10 +13,10 @@ from pathlib import Path
 import optuna
 import pytest
 
-from platform.journal import FILE_NAME, Event
-from platform.scheduler import Rule, build_rule
-from platform.spec import parse_spec
-from platform.study_db import STATES
+from platform.search.scheduler import Rule, build_rule
+from platform.specs.spec import parse_spec
+from platform.sweeps.journal import FILE_NAME, Event
+from platform.sweeps.study_db import STATES
 from tests.sweeps.workplace import Workplace, states, wait_until
 
 START_TIMEOUT_S = 240

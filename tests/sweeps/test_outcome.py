@@ -14,8 +14,8 @@ import torch
 from mlflow import MlflowClient
 from optuna.trial import TrialState
 
-from platform.outcome import ONNX_TOLERANCE
-from platform.trained_model import read_trained_model
+from platform.models.trained_model import read_trained_model
+from platform.outcomes.outcome import ONNX_TOLERANCE
 from tests.sweeps.workplace import TWELVE_LEADS, Workplace, states
 
 NAMES = ["t0000", "t0001", "t0002", "t0003"]

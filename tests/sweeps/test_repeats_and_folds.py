@@ -12,10 +12,10 @@ from mlflow import MlflowClient
 
 from data.dataset import Split
 from data.loading import DataConfig, load
-from platform.held_out import PREDICTIONS_FILE
-from platform.journal import FILE_NAME
-from platform.spread import Spread
-from platform.trained_model import read_trained_model
+from platform.evaluation.held_out import PREDICTIONS_FILE
+from platform.models.trained_model import read_trained_model
+from platform.sweeps.journal import FILE_NAME
+from platform.sweeps.spread import Spread
 from tests.sweeps.scripted_method import grid
 from tests.sweeps.workplace import Workplace, wait_until
 from trainables.cross_validation import MeanModel

@@ -11,9 +11,9 @@ import pytest
 from data.ingest import ingest_serially
 from data.kinds.ptbxl import PtbxlConfig, build_reader
 from data.loading import load
-from platform.journal import read_events, replay
-from platform.spec import parse_spec
-from platform.stages import is_chain, parse_chain
+from platform.chains.stages import is_chain, parse_chain
+from platform.specs.spec import parse_spec
+from platform.sweeps.journal import read_events, replay
 from tests.sweeps.workplace import ROOT, Workplace, states
 from trainables.data_steps import DATA_STEPS
 from trainables.methods import METHODS

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from platform.avoidance import read_avoided
-from platform.journal import read_events
+from platform.search.avoidance import read_avoided
+from platform.sweeps.journal import read_events
 from tests.sweeps.workplace import TINY_CNN, Workplace, states
 
 

@@ -17,7 +17,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 
 from platform import sweep
-from platform.journal import Event, SweepRecord, read_events, replay
+from platform.sweeps.journal import Event, SweepRecord, read_events, replay
 
 ROOT = Path(__file__).parents[2]
 MARK = "ECG_SWEEP_TEST"  # an environment variable by which a test finds the processes that it started

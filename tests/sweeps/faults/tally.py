@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
-from platform.journal import ENDED
+from platform.sweeps.journal import ENDED
 from tests.sweeps.aftermath import check_aftermath
 from tests.sweeps.workplace import Workplace
 

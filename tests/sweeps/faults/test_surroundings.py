@@ -29,7 +29,7 @@ pytestmark = pytest.mark.timeout(900)
 
 
 def test_a_sweep_that_runs_is_not_resumed_by_a_second_process(place: Workplace) -> None:
-    from platform.sweep_folder import locked
+    from platform.sweeps.folder import locked
 
     spec = place.write(budget={"trials": 1, "epochs": 1})
     assert place.main(spec) == 0

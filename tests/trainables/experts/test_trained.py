@@ -13,7 +13,7 @@ from pydantic import TypeAdapter
 
 from data.dataset import Signal
 from data.leads import LEADS_12
-from platform.trained_model import read_trained_model
+from platform.models.trained_model import read_trained_model
 from tests.platform.small_run import SmallRun, make_run, make_store
 from tests.trainables.experts.whole_records import records_of
 from trainables.experts.table import AnyExpertConfig, build_expert

@@ -1,0 +1,1 @@
+"""Several stages in one file, each of which may take what an earlier one made."""

@@ -1,0 +1,1 @@
+"""Scores on records, and the pages that show them."""

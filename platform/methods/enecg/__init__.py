@@ -1,0 +1,1 @@
+"""The outcome of an EnECG sweep."""

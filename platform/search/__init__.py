@@ -1,0 +1,1 @@
+"""What proposes, stops, repeats and runs trials."""

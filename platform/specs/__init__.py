@@ -1,0 +1,1 @@
+"""The search-space file, from its text to typed, checked objects."""
