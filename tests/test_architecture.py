@@ -28,7 +28,7 @@ BROAD = {"BaseException", "Exception"}
 BOUNDARIES = {
     "platform/chains/step_stage.py": 1,  # a point at which a data step fails is a FAILED one
     "platform/search/study.py": 1,  # a configuration whose model cannot be built is a FAILED trial
-    "platform/sweep.py": 1,  # whatever ends the process: the journal is closed, and it is raised again
+    "platform/sweep_run.py": 1,  # whatever ends the process: the journal is closed, and it is raised again
     "trainables/tune_trial.py": 1,  # the trial's boundary
 }
 

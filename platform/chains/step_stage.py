@@ -20,7 +20,7 @@ from platform.command_line import INTERRUPTED
 from platform.ingest import made_store, shown_progress
 from platform.models.artefacts import ARTEFACTS_FILE
 from platform.models.trained_model import TRIALS_FOLDER
-from platform.specs.spec import flat_values
+from platform.specs.resolved import flat_values
 from platform.specs.step import StepSpec
 from platform.sweeps.folder import Identity, check_unchanged, code_hash, git_commit, locked, versions
 from platform.sweeps.journal import ENDED, Event, EventKind, Journal, SweepRecord, read_events, replay

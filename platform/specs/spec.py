@@ -6,7 +6,6 @@ Key by key reference: `docs/spec.md`, generated from these types by `python -m p
 from __future__ import annotations
 
 import contextlib
-import io
 import itertools
 import math
 from collections.abc import Mapping, Sequence
@@ -20,24 +19,20 @@ from pydantic import (
     BaseModel,
     Field,
     Strict,
-    TypeAdapter,
     ValidationError,
     field_validator,
     model_validator,
 )
-from pydantic.fields import FieldInfo
-from ruamel.yaml import YAML
-from ruamel.yaml.comments import CommentedMap
-from ruamel.yaml.scalarstring import DoubleQuotedScalarString
 
 from data.config import DataConfig
 from data.dataset import LabelSet, Signal, Task
 from platform.search.avoidance import avoid_fault
 from platform.search.samplers import STATIC_QUANTITIES, SamplerError, check_sampler
-from platform.specs.domains import VERBS, Domain
-from platform.specs.error import broken_rule, faults, models_in
+from platform.specs.error import broken_rule, faults
 from platform.specs.file import read_spec_file
+from platform.specs.parameters import check_parameter, probes
 from platform.specs.quantities import MEASURED_QUANTITIES
+from platform.specs.resolved import flat_values, resolved_yaml
 from platform.specs.search_space import SearchSpace, SpaceError, flatten, nearest, parse_space
 from platform.specs.sections import (
     IDLE_OPTIONS,
@@ -131,10 +126,7 @@ class Spec(Section):
         """Check what several sections say together, and resolve the defaults that depend on other keys."""
         self._resolve(params=_plain_params(self.params), data=in_storage(self.data, self.storage))
         self._resolve(tracking=tracked_in_storage(self.tracking, self.storage))
-        for name, value in self.space.fixed.items():
-            _check_param(self, name, [value])
-        for parameter in self.space.parameters:
-            _check_param(self, parameter.name, _probes(parameter.domain))
+        self._check_params()
         self._resolve(budget=self.budget.model_copy(update={"trials": self._n_trials()}))
         self._check_search()
         self._check_ensemble()
@@ -147,6 +139,17 @@ class Spec(Section):
         self._try_configurations()
         self._check_avoid()
         return self
+
+    def _check_params(self) -> None:
+        tried = {name: [value] for name, value in self.space.fixed.items()}
+        tried |= {parameter.name: probes(parameter.domain) for parameter in self.space.parameters}
+        for name, values in tried.items():
+            check_parameter(self.method, name, values)
+        most = self.budget.epochs
+        for value in tried.get("epochs", ()):
+            if isinstance(value, int | float) and value > most:
+                rule = f"must be at most budget.epochs = {most}, which the rungs are made for; got {value!r}"
+                raise broken_rule(("params", "epochs"), rule)
 
     def _n_trials(self) -> int:
         if not self.space.parameters:
@@ -393,44 +396,6 @@ def _is_written(section: BaseModel, key: str, value: Any) -> bool:
     return value is not None or type(section).model_fields[key].default is not None
 
 
-def resolved_yaml(values: dict[str, Any]) -> str:
-    """Write a resolved spec's values, a section a block."""
-    yaml = YAML(typ="rt", pure=True)
-    yaml.width = 100
-    yaml.default_flow_style = None  # leaves in one line
-    quoted: dict[str, Any] = _quoted(values)
-    document = {key: _in_lines(value) if isinstance(value, dict) else value for key, value in quoted.items()}
-    stream = io.StringIO()
-    yaml.dump(document, stream)
-    return stream.getvalue()
-
-
-def _quoted(value: Any) -> Any:
-    """Put text with control characters into double quotes, where they are escaped; elsewhere some read as blanks."""
-    if isinstance(value, str):
-        return value if value.isprintable() else DoubleQuotedScalarString(value)
-    if isinstance(value, Mapping):
-        return {_quoted(key): _quoted(each) for key, each in value.items()}
-    return [_quoted(each) for each in value] if isinstance(value, list | tuple) else value
-
-
-def _in_lines(section: dict[str, Any]) -> CommentedMap:
-    """Have a section written with a line a key."""
-    lines = CommentedMap(section)
-    lines.fa.set_block_style()
-    return lines
-
-
-def flat_values(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return nested values with dotted keys; an empty mapping stays."""
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        flat |= (
-            flat_values(value, f"{prefix}{key}.") if isinstance(value, Mapping) and value else {f"{prefix}{key}": value}
-        )
-    return flat
-
-
 def _plain_params(params: Mapping[str, Any]) -> dict[str, Any]:
     """Spell nested parameters in one way, so that equal specs compare equal."""
     try:
@@ -451,80 +416,6 @@ def _accept_point(space: SearchSpace, index: int, point: Mapping[str, Any]) -> d
         return space.accept(searched)
     except SpaceError as error:
         raise broken_rule(("search", "try_first", index, *error.path), error.rule, error.suggestion) from None
-
-
-# ------------------------------------------------------------------ params against the method
-
-
-def _probes(domain: Domain) -> list[Any]:
-    """Return values that a method must take if it takes the domain: the ends, and one that is not round."""
-    if domain.n_values is None:
-        return [domain.from_unit(0.0), domain.from_unit(1 / math.e), domain.from_unit(1.0)]
-    if domain.verb == "choice":
-        return [domain.value_at(index) for index in range(domain.n_values)]
-    return [domain.value_at(index) for index in sorted({0, domain.n_values // 2, domain.n_values - 1})]
-
-
-def _check_param(spec: Spec, name: str, values: Sequence[Any]) -> None:
-    path = name.split(".")
-    adapter = _adapter(spec.method, path)
-    for value in values:
-        if name == "epochs" and isinstance(value, int | float) and value > spec.budget.epochs:
-            rule = f"must be at most budget.epochs = {spec.budget.epochs}, which the rungs are made for; got {value!r}"
-            raise broken_rule(("params", name), rule)
-        try:
-            if adapter is not None:
-                _check_type(adapter.validate_python(value), value)
-        except ValidationError as error:
-            raise _param_fault(error, ("params", *path), value) from None
-
-
-def _check_type(taken: Any, value: Any) -> None:
-    """Refuse `true` and text where a number is meant; pydantic would convert them."""
-    if type(taken) in (int, float) and isinstance(value, bool | str):
-        raise ValidationError.from_exception_data("params", [{"type": "float_type", "input": value}])
-
-
-def _param_fault(error: ValidationError, path: tuple[str, ...], value: Any) -> Exception:
-    details = faults(error, Section, {})[0]
-    rule = details.rule if repr(value) in details.rule else f"{details.rule} in {value!r}"
-    return broken_rule(path, rule, details.suggestion)
-
-
-def _adapter(method: str, path: Sequence[str]) -> TypeAdapter[Any] | None:
-    """Return what validates the parameter at `path`, or None inside a mapping of any keys.
-
-    Raises:
-        PydanticCustomError: the method has no such parameter.
-    """
-    model: type[BaseModel] = METHODS[method].config
-    for depth, part in enumerate(path, start=1):
-        field = model.model_fields.get(part)
-        if field is None:
-            rule = f"{method} has no parameter of that name"
-            raise broken_rule(("params", *path[:depth]), rule, nearest(part, list(model.model_fields)))
-        if depth == len(path):
-            return _field_adapter(field)
-        inner = list(models_in(field.annotation))
-        if not inner:
-            _check_mapping(field, path, depth)
-            return None
-        model = inner[0]
-    raise AssertionError("a path has at least one part")
-
-
-def _check_mapping(field: FieldInfo, path: Sequence[str], depth: int) -> None:
-    if "dict" in str(field.annotation) or "Mapping" in str(field.annotation):
-        return
-    rule = f"{path[depth - 1]} is one value or one verb ({', '.join(VERBS)}); got key {path[depth]!r}"
-    raise broken_rule(("params", *path[: depth + 1]), rule, nearest(path[depth], list(VERBS)))
-
-
-def _field_adapter(field: FieldInfo) -> TypeAdapter[Any]:
-    annotation: Any = field.annotation
-    for metadata in field.metadata:
-        annotation = Annotated[annotation, metadata]
-    return TypeAdapter(annotation)
 
 
 # ------------------------------------------------------------------ the file

@@ -10,9 +10,9 @@ from pydantic import AfterValidator, Field, ValidationError, field_validator, mo
 
 from data.config import DataConfig
 from platform.specs.error import broken_rule, faults
+from platform.specs.resolved import flat_values, resolved_yaml
 from platform.specs.search_space import SearchSpace, SpaceError, nearest, parse_space
 from platform.specs.sections import Objective, Section, TrackingSpec
-from platform.specs.spec import flat_values, resolved_yaml
 from platform.specs.storage import check_storage, in_storage, tracked_in_storage
 from trainables.data_step import DataStep
 from trainables.data_steps import DATA_STEPS
