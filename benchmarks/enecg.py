@@ -91,8 +91,9 @@ def fill_cache(dataset: Dataset) -> Pass:
     with PeakMemory(CPU) as memory:
         for function in functions:
             start_s = time.perf_counter()
-            for split in (dataset.train, dataset.val):
-                cache.get(function, split, dataset.source)
+            with memory.counting(function.name):
+                for split in (dataset.train, dataset.val):
+                    cache.get(function, split, dataset.source)
             times_s.append(time.perf_counter() - start_s)
         return Pass(tuple(times_s), memory.peak_bytes, memory.process_peak_bytes)
 

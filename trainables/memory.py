@@ -5,8 +5,9 @@ from __future__ import annotations
 import ctypes
 import threading
 import weakref
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import ExitStack
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from types import TracebackType
 from typing import Any
 
@@ -15,7 +16,6 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-MEASURED_EPOCHS = 2  # whose tensors are counted: the first step lacks the optimiser's averages, and may be an epoch
 SAMPLE_EVERY_S = 0.02  # a step of training takes longer; a look costs 20 us
 
 
@@ -112,8 +112,7 @@ class ProcessMemory:
 class PeakMemory:
     """Measure a trial between entering and looking: the peak of its tensors, and of its process.
 
-    The tensors' peak is that of CUDA's allocator on a GPU and of `LiveTensors` on a CPU. Counting costs some 10 us an
-    operation, and one epoch of training is like another: `end_counting` ends it on a CPU.
+    The tensors' peak is that of CUDA's allocator on a GPU, and on a CPU of `LiveTensors` within `counting`.
 
     Args:
         held: the tensors that the trial holds on entering: its model.
@@ -123,26 +122,34 @@ class PeakMemory:
         self._device = device
         self._tensors = LiveTensors(held if device.type == "cpu" else ())
         self._process = ProcessMemory()
-        self._counting = ExitStack()
+        self._times: Counter[str] = Counter()
         self._held_bytes = self._tensors.live_bytes
 
     def __enter__(self) -> PeakMemory:
         self._process.__enter__()
         if self._device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self._device)
-        else:
-            self._counting.enter_context(self._tensors)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.end_counting()
         self._process.__exit__(kind, error, trace)
 
-    def end_counting(self) -> None:
-        """Let the tensors' peak on a CPU stay as it is."""
-        self._counting.close()
+    @contextmanager
+    def counting(self, work: str) -> Iterator[None]:
+        """Count the tensors of a piece of work, the first time that it is done, the second, the fourth, the eighth ...
+
+        Counting costs some 10 us an operation, and one step of training is like another: but the first lacks the
+        optimiser's averages, and a method may begin to train more of its parameters later on.
+
+        Args:
+            work: what is done, such as a step of training or a validation.
+        """
+        self._times[work] += 1
+        is_counted = self._device.type == "cpu" and self._times[work].bit_count() == 1
+        with self._tensors if is_counted else nullcontext():
+            yield
 
     @property
     def peak_bytes(self) -> int:

@@ -30,7 +30,7 @@ from trainables.config import TrainConfig, check_config
 from trainables.early_stopping import EarlyStopping
 from trainables.evaluation import Evaluation, assess, predict
 from trainables.losses import Criterion, build_criterion, targets_from_labels
-from trainables.memory import MEASURED_EPOCHS, PeakMemory
+from trainables.memory import PeakMemory
 from trainables.metrics import import_torchmetrics, macro_names
 from trainables.optimisation import LearningRate, build_optimizer
 from trainables.ranks import share_buffers, sum_over_ranks, synchronise_batch_norm
@@ -80,11 +80,10 @@ def fit(
         for epoch in range(first_epoch, learner.epochs + 1):
             if learner.stopping.stopped:
                 return
-            if epoch == first_epoch + MEASURED_EPOCHS:
-                memory.end_counting()
             start_s = time.perf_counter()
-            train_loss, lr = _train_epoch(learner, dataset, trial, epoch)
-            val_loss, evaluation = _validate(learner, dataset, trial, epoch)
+            train_loss, lr = _train_epoch(learner, dataset, trial, epoch, memory)
+            with memory.counting("validation"):
+                val_loss, evaluation = _validate(learner, dataset, trial, epoch)
             learner.end_epoch(train_loss, val_loss)
             metrics = {
                 "train/loss": train_loss,
@@ -193,7 +192,9 @@ def _checked_epochs(config: TrainConfig, dataset: Dataset) -> int:
     return config.epochs
 
 
-def _train_epoch(learner: _Learner, dataset: Dataset, trial: Trial, epoch: int) -> tuple[float, float]:
+def _train_epoch(
+    learner: _Learner, dataset: Dataset, trial: Trial, epoch: int, memory: PeakMemory
+) -> tuple[float, float]:
     """Train on every record once; return the mean training loss and the last learning rate."""
     torch.manual_seed(derive_seed(Use.FORWARD, trial.seed, epoch, trial.rank))
     learner.model.train()
@@ -207,13 +208,20 @@ def _train_epoch(learner: _Learner, dataset: Dataset, trial: Trial, epoch: int) 
     prepared = _prepared(batches, learner, dataset, trial, epoch)
     for number, (ecg_BLT, targets_BK) in enumerate(prepared, start=(epoch - 1) * learner.lr.steps_per_epoch):
         lr = learner.lr.apply(learner.optimizer, number)
-        learner.optimizer.zero_grad()
-        sums.append(learner.step.gradient(ecg_BLT, targets_BK, number))
-        if learner.config.clip_norm is not None:
-            nn.utils.clip_grad_norm_(learner.model.parameters(), learner.config.clip_norm)
-        learner.optimizer.step()
-        learner.step.after(number)
+        with memory.counting("step"):
+            sums.append(_train_step(learner, ecg_BLT, targets_BK, number))
     return _mean_loss(sum_over_ranks(torch.stack(sums), trial.world_size), epoch), lr
+
+
+def _train_step(learner: _Learner, ecg_BLT: Tensor, targets_BK: Tensor, number: int) -> Tensor:
+    """Follow a batch's gradient; return the sum of its losses and its weight."""
+    learner.optimizer.zero_grad()
+    sums = learner.step.gradient(ecg_BLT, targets_BK, number)
+    if learner.config.clip_norm is not None:
+        nn.utils.clip_grad_norm_(learner.model.parameters(), learner.config.clip_norm)
+    learner.optimizer.step()
+    learner.step.after(number)
+    return sums
 
 
 def _prepared(

@@ -48,7 +48,8 @@ def measure_experts(config: EnecgConfig, signal: Signal, split: Split, device: t
 def _measure(name: str, expert: Expert, ecg_BLT: Tensor) -> ExpertCost:
     held = (*expert.parameters(), *expert.buffers())
     with PeakMemory(ecg_BLT.device, held=held) as memory:
-        expert(ecg_BLT)
+        with memory.counting("pass"):
+            expert(ecg_BLT)
         peak_bytes = memory.peak_bytes
     times_s = [_time_s(expert, ecg_BLT) for _ in range(REPEATS)]
     n_parameters = sum(parameter.numel() for parameter in expert.parameters())

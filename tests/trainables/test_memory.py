@@ -46,11 +46,34 @@ def test_memory_that_the_trial_already_holds_is_added() -> None:
 
 def test_the_meters_end_with_their_trial() -> None:
     meter = PeakMemory(CPU)
-    with pytest.raises(RuntimeError, match="boom"), meter:
+    with pytest.raises(RuntimeError, match="boom"), meter, meter.counting("step"):
         raise RuntimeError("boom")
     torch.zeros(1000).clone()
     assert meter.peak_bytes == 0
     assert not meter._process._sampler.is_alive()
+
+
+def test_work_is_counted_the_first_second_fourth_eighth_time_and_so_on() -> None:
+    peaks = []
+    with PeakMemory(CPU) as meter:
+        for n_values in range(1, 11):
+            with meter.counting("step"):
+                torch.zeros(1000 * n_values)
+            peaks.append(meter.peak_bytes // 4000)
+        with meter.counting("validation"):
+            torch.zeros(20_000)
+        assert meter.peak_bytes == 4 * 20_000
+    assert peaks == [1, 2, 2, 4, 4, 4, 4, 8, 8, 8]
+
+
+def test_tensors_that_go_while_nothing_is_counted_are_gone() -> None:
+    with PeakMemory(CPU) as meter:
+        with meter.counting("step"):
+            kept = torch.zeros(1000)
+        del kept
+        with meter.counting("step"):
+            torch.zeros(1000)
+        assert meter.peak_bytes == 4000
 
 
 def test_a_tensor_counts_while_it_lives_and_its_views_do_not() -> None:

@@ -21,7 +21,7 @@ from torch.optim import Optimizer
 
 from data.dataset import Batch, Dataset, Split
 from trainables.early_stopping import EarlyStopping
-from trainables.memory import MEASURED_EPOCHS, PeakMemory
+from trainables.memory import PeakMemory
 from trainables.optimisation import LearningRate, build_optimizer
 from trainables.pretraining.config import PretrainConfig
 from trainables.pretraining.masks import RecordStreams
@@ -116,13 +116,12 @@ def pretrain(
         for epoch in range(first_epoch, learner.epochs + 1):
             if learner.stopping.stopped:
                 return
-            if epoch == first_epoch + MEASURED_EPOCHS:
-                memory.end_counting()
             start_s = time.perf_counter()
             learner.regularisation.apply(model, learner.optimizer)
-            train, lr, n_tokens = _train_epoch(learner, forward, prepare, dataset, trial, epoch)
+            train, lr, n_tokens = _train_epoch(learner, forward, prepare, dataset, trial, epoch, memory)
             train_s = time.perf_counter() - start_s
-            val = _validate(learner, forward, prepare, dataset.val, trial)
+            with memory.counting("validation"):
+                val = _validate(learner, forward, prepare, dataset.val, trial)
             metrics = {
                 **{f"train/{name}": value for name, value in train.items()},
                 **{f"val/{name}": value for name, value in val.items()},
@@ -200,7 +199,13 @@ class _Learner:
 
 
 def _train_epoch(
-    learner: _Learner, forward: nn.Module, prepare: Prepare, dataset: Dataset, trial: Trial, epoch: int
+    learner: _Learner,
+    forward: nn.Module,
+    prepare: Prepare,
+    dataset: Dataset,
+    trial: Trial,
+    epoch: int,
+    memory: PeakMemory,
 ) -> tuple[dict[str, float], float, int]:
     """Train on every record once; return the mean loss and parts, the last learning rate and the tokens seen."""
     torch.manual_seed(derive_seed(Use.FORWARD, trial.seed, epoch, trial.rank))
@@ -215,7 +220,8 @@ def _train_epoch(
         prepared = _on_device(prepare(batch, "train", streams), trial)
         lr = learner.lr.apply(learner.optimizer, number)
         learner.model.begin_step(number)
-        totals.append(_train_step(learner, forward, prepared, trial.world_size))
+        with memory.counting("step"):
+            totals.append(_train_step(learner, forward, prepared, trial.world_size))
         n_tokens += prepared.n_tokens
     totals_SP2 = sum_over_ranks(torch.stack(totals), trial.world_size)
     tokens = sum_over_ranks(torch.tensor(float(n_tokens), device=trial.device), trial.world_size)
