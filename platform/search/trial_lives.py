@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -68,7 +69,7 @@ class TrialLives(ABC):
             self._on_outcome(trial, message["outcome"], message["error"])
         elif "epoch" in message:
             prefix = len(METRICS_PREFIX)
-            metrics = {key[prefix:]: value for key, value in message.items() if key.startswith(METRICS_PREFIX)}
+            metrics = {sys.intern(key[prefix:]): v for key, v in message.items() if key.startswith(METRICS_PREFIX)}
             self._running[trial] = time.monotonic()
             self._has_reported.add(trial)
             self._on_report(trial, int(message["epoch"]), metrics)

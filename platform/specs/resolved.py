@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -43,7 +44,6 @@ def flat_values(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Return nested values with dotted keys; an empty mapping stays."""
     flat: dict[str, Any] = {}
     for key, value in values.items():
-        flat |= (
-            flat_values(value, f"{prefix}{key}.") if isinstance(value, Mapping) and value else {f"{prefix}{key}": value}
-        )
+        name = sys.intern(f"{prefix}{key}")  # of all trials there is one
+        flat |= flat_values(value, f"{name}.") if isinstance(value, Mapping) and value else {name: value}
     return flat

@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -57,8 +58,13 @@ class Event:
 
     @staticmethod
     def from_line(line: str) -> Event:
-        fields = json.loads(line)
+        fields = json.loads(line, object_pairs_hook=_with_shared_keys)
         return Event(fields.pop("event"), fields.pop("time_s"), fields.pop("trial", ""), fields)
+
+
+def _with_shared_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Build a JSON object whose keys are those of all lines: a long journal has few names, many times."""
+    return {sys.intern(key): value for key, value in pairs}
 
 
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)

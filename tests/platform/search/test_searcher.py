@@ -7,6 +7,7 @@ from typing import Any
 import cloudpickle
 import pytest
 from ray.tune.search import Searcher
+from ray.tune.trainable.metadata import _TrainingRunMetadata
 
 from platform.search.scheduler import CooperativeScheduler
 from platform.search.searcher import StudySearcher, TrialProcesses
@@ -56,6 +57,19 @@ def test_a_trial_whose_process_died_goes_on_from_what_it_has_reported(session: S
     processes.on_trial_start(iteration=0, trials=[trial], trial=trial)
     record = session.record.trials["t0000"]
     assert (record.state, record.attempts, record.losses) == ("RUNNING", 2, 1)
+
+
+def test_what_tune_works_out_of_an_ended_trials_numbers_is_dropped_after_the_step(session: Session) -> None:
+    processes, metadata = TrialProcesses(session.study, on_step=lambda: None), _TrainingRunMetadata()
+    metadata.update_metric("metrics/val/auroc", 0.5)
+    metadata.last_result = {"metrics/val/auroc": 0.5}
+    trial = SimpleNamespace(**vars(tune_trial({"trial": "t0000"})), run_metadata=metadata)
+    processes.on_trial_complete(iteration=0, trials=[trial], trial=trial)
+    assert metadata.metric_analysis, "Tune reads it until the step is over"
+    processes.on_step_end(iteration=0, trials=[trial])
+    assert (metadata.metric_analysis, metadata.metric_n_steps, metadata.last_result) == ({}, {}, {"done": True})
+    metadata.update_metric("metrics/val/auroc", 0.6)  # whatever comes late is taken
+    assert metadata.metric_analysis["metrics/val/auroc"]["max"] == 0.6
 
 
 def test_tune_gets_the_studys_tasks_and_then_the_end(session: Session) -> None:

@@ -90,6 +90,12 @@ def test_two_replays_are_equal_and_one_event_at_a_time_gives_the_same(tmp_path: 
     assert len(whole.trials) == whole.n_proposals == 6
 
 
+def test_the_names_in_a_long_journal_are_in_memory_once() -> None:
+    line = Event("reported", 0.0, "t0000", {"epoch": 1, "metrics": {"val/" + "auroc": 0.5}}).to_line()
+    (first,), (second,) = (Event.from_line(line).body["metrics"] for _ in range(2))
+    assert first is second
+
+
 def test_a_line_is_plain_json_that_other_programs_read(tmp_path: Path) -> None:
     line = Event("ended", 1.5, "t0001", {"state": "FAILED", "error": "line one\nline two"}).to_line()
     assert json.loads(line) == {
