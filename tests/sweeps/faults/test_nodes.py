@@ -87,12 +87,13 @@ def test_trials_of_a_node_that_dies_go_on_elsewhere(
         "method": "faulty",
         "params": {"epoch_s": 1.0, "score": {"uniform": [0, 1]}},
         "search": {"metric": "val/auroc", "mode": "max", "sampler": "random", "scheduler": "none"},
-        "budget": {"trials": 2 + 6 * n_kills, "epochs": 4},
+        "budget": {"trials": 3 + 8 * (n_kills - 1), "epochs": 4},  # the last node is there before the last trial
         "resources": {"retries": n_kills},
     }
     with ThreadPoolExecutor(1) as pool:
         address = ray.get_runtime_context().gcs_address
         injected = pool.submit(_lose_nodes, place, address, moments(seed), n_kills)
+        assert wait_until(lambda: len(ray.nodes()) > 1 or injected.done(), 120)
         code = place.sweep(**sections)
         injected.result()
     assert code == 0
