@@ -14,6 +14,7 @@ from pathlib import Path
 from benchmarks.node_memory import sampled
 from benchmarks.noop import NOOP
 from benchmarks.reading import READING
+from benchmarks.waiting import WAITING, WAITING_WITH_TORCH
 from platform.sweep import main as sweep
 from trainables.methods import METHODS
 
@@ -23,7 +24,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.sweep_process", description=__doc__)
     parser.add_argument("--memory", type=Path, metavar="FILE", help="write looks at the memory, a JSON line each")
     options, rest = parser.parse_known_args()
-    METHODS.update({method.name: method for method in (NOOP, READING)})
+    METHODS.update({method.name: method for method in (NOOP, READING, WAITING, WAITING_WITH_TORCH)})
     with nullcontext() if options.memory is None else sampled(options.memory):
         return sweep(rest)
 

@@ -1,9 +1,9 @@
 """Preparing a data set once for a whole cluster, through Ray Data.
 
 Ray Data decodes and preprocesses the shards in parallel into blocks; one task takes the blocks as they come and copies
-their records into one array a role. The arrays are its results and so lie in the object store, owned by the driver but
-never in the driver's memory. A block is released as soon as it is copied: the store never holds much more than one
-copy of the data.
+their records into one array a role. The arrays are its results and so lie in the object store of the driver's node,
+owned by the driver but never in its memory; every other node that trains gets a copy of its own, once. A block is
+released as soon as it is copied: the store never holds much more than one copy of the data.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from data.scaling import Statistics, record_sums, statistics
 from data.selection import Plan, Selection, decode
 from data.sharing import SharedDataset, SharedSplit
 from data.store import CorruptShard, read_ecg, verify_shard
+from data.this_node import on_this_node
 
 PIECE = 512  # records that are read at a time for their checksums
 STORE_SHARE = 0.8  # of the available object store; the rest is for blocks and reports
@@ -127,8 +128,8 @@ def _gather_all(
     """Return an array a role, in the object store, and the statistics that they are standardised with."""
     if not selections:
         return {}, stats
-    # No CPU: the task copies, and must not wait for processes that hold all of them.
-    task = ray.remote(num_cpus=0, num_returns=len(selections) + 1)(gather)
+    # No CPU: the task copies, and must not wait for processes that hold all of them. Its results lie where it ran.
+    task = ray.remote(num_cpus=0, num_returns=len(selections) + 1)(gather).options(scheduling_strategy=on_this_node())
     lengths = {role: _lengths(plan, selection) for role, selection in selections.items()}
     results: Any = task.remote(_decode_blocks(plan, selections), plan.signal, lengths, is_global(plan.steps), stats)
     *arrays, measured = results

@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 from xdist.scheduler import LoadScopeScheduling
 
+from tests.fault_table import lines_of, rows_of
+
 ROOT = Path(__file__).parents[1]
 RECORDINGS = ROOT.parent / "shared" / "data"
 
@@ -36,6 +38,16 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> OneCluster:
     return OneCluster(config, log)
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print what was injected into sweeps, and what became of it."""
+    reports = [each for kind in ("passed", "failed") for each in terminalreporter.stats.get(kind, ())]
+    rows = rows_of(each for report in reports if report.when == "call" for each in report.user_properties)
+    if rows:
+        terminalreporter.section("faults")
+        for line in lines_of(rows):
+            terminalreporter.write_line(line)
+
+
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[None]:
     """Run a local Ray with 2 CPUs and an object store of 1 GiB for the whole session, with a sweep's settings."""
@@ -44,7 +56,9 @@ def ray_cluster() -> Iterator[None]:
     from platform.cluster import LOCAL, init_options, set_environment
 
     set_environment()  # workers inherit it
-    ray.init(**init_options(LOCAL), num_cpus=2, object_store_memory=1024**3, include_dashboard=True)
+    noticed_soon = {"health_check_period_ms": 500}  # tests of nodes that die wait for it
+    options = {**init_options(LOCAL), "include_dashboard": True, "_system_config": noticed_soon}
+    ray.init(**options, num_cpus=2, object_store_memory=1024**3)
     yield
     ray.shutdown()
 

@@ -1,19 +1,33 @@
-"""Checkpoints of a trial and weights of a model, written whole or not at all."""
+"""Checkpoints of a trial and weights of a model, written whole or not at all.
+
+Both are safetensors: a checkpoint's tensors are numbered, and what is around them is JSON in the file's header. So a
+checkpoint holds no code, and only who has tensors of torch's needs torch.
+"""
 
 from __future__ import annotations
 
+import json
 import os
-import pickle
+import sys
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from functools import cache
 from pathlib import Path
 from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Final, Literal
 
-import torch
+import numpy as np
+from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
-from torch import Tensor
 
+from trainables.tensor_file import write_tensors
 from trainables.trial import State
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Framework = Literal["pt", "np"]  # as safetensors calls torch and numpy
+_STATE: Final = "state"
 
 
 class CheckpointNotWritten(OSError):  # noqa: N818  (named for what it reports)
@@ -28,32 +42,88 @@ def save_checkpoint(path: Path, state: State) -> None:
 
     Raises:
         CheckpointNotWritten: the disk does not take it.
+        TypeError: the state holds something other than data.
     """
-    _write_state(path, lambda temporary: torch.save(state, temporary))
+    tensors: dict[int, tuple[str, Any]] = {}
+    notes = {_STATE: json.dumps(_encoded(state, tensors))}
+    _write_state(path, lambda temporary: write_tensors(temporary, dict(tensors.values()), notes))
 
 
 def load_checkpoint(path: Path) -> State:
-    """Read a checkpoint onto the CPU; data only, no code is run (`weights_only`).
+    """Read a checkpoint onto the CPU.
 
     Raises:
-        ValueError: the file is no checkpoint, or holds something other than data.
+        ValueError: the file is no checkpoint.
     """
-    try:
-        state: State = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        raise ValueError(f"{path} is not a checkpoint of this program; delete it to start anew") from error
+    with ExitStack() as files:
+
+        @cache
+        def opened(framework: Framework) -> Any:
+            # Read, not mapped: a file on a share may be removed by another node while its tensors are in use.
+            return files.enter_context(safe_open(path, framework, backend="pread"))
+
+        @cache
+        def tensor(framework: Framework, name: str) -> Any:
+            return opened(framework).get_tensor(name)
+
+        try:
+            notes = opened("np").metadata() or {}
+            if _STATE not in notes:
+                raise SafetensorError("its header has no state")
+            state: State = _decoded(json.loads(notes[_STATE]), tensor)
+        except SafetensorError as error:
+            raise ValueError(f"{path} is not a checkpoint of this program; delete it to start anew") from error
     return state
 
 
-def save_weights(path: Path, weights: Mapping[str, Tensor], notes: Mapping[str, str] = MappingProxyType({})) -> None:
-    """Write a model's state dict as safetensors, on the CPU, with `notes` in its header; whole or not at all.
+def _encoded(value: Any, tensors: dict[int, tuple[str, Any]]) -> Any:
+    """Return what stands for `value` in JSON, and put the tensors in it into `tensors`, by identity: each once."""
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, list):
+        return [_encoded(each, tensors) for each in value]
+    if isinstance(value, tuple):
+        return {"tuple": [_encoded(each, tensors) for each in value]}
+    if isinstance(value, Mapping):
+        return {"dict": [[_encoded(key, tensors), _encoded(each, tensors)] for key, each in value.items()]}
+    name, _ = tensors.setdefault(id(value), (str(len(tensors)), value))
+    return {_framework(value): name}
+
+
+def _framework(value: object) -> Framework:
+    if isinstance(value, np.ndarray):
+        return "np"
+    torch = sys.modules.get("torch")  # where it was never imported there is no tensor of its
+    if torch is not None and isinstance(value, torch.Tensor):
+        return "pt"
+    raise TypeError(
+        "a state holds tensors, numbers, texts, None, and lists, tuples and dicts of them, "
+        f"but got {type(value).__name__} {value!r:.80}"
+    )
+
+
+def _decoded(node: Any, tensor: Callable[[Framework, str], Any]) -> Any:
+    if isinstance(node, list):
+        return [_decoded(each, tensor) for each in node]
+    if not isinstance(node, dict):
+        return node
+    ((kind, content),) = node.items()
+    if kind == "tuple":
+        return tuple(_decoded(each, tensor) for each in content)
+    if kind == "dict":
+        return {_decoded(key, tensor): _decoded(each, tensor) for key, each in content}
+    return tensor(kind, content)
+
+
+def save_weights(
+    path: Path, weights: Mapping[str, Tensor | NDArray[Any]], notes: Mapping[str, str] = MappingProxyType({})
+) -> None:
+    """Write a model's weights by name as safetensors, with `notes` in its header; whole or not at all.
 
     Raises:
         CheckpointNotWritten: the disk does not take it.
     """
-    # clone: safetensors refuses tensors that share memory, as tied weights do
-    tensors = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in weights.items()}
-    _write_state(path, lambda temporary: save_file(tensors, temporary, dict(notes)))
+    _write_state(path, lambda temporary: write_tensors(temporary, weights, notes))
 
 
 def load_weights(path: Path) -> dict[str, Tensor]:
@@ -62,6 +132,8 @@ def load_weights(path: Path) -> dict[str, Tensor]:
     Raises:
         ValueError: the file is not safetensors.
     """
+    from safetensors.torch import load_file  # here, for a trial's process that needs no torch
+
     try:
         return load_file(path)
     except SafetensorError as error:
@@ -75,7 +147,7 @@ def read_notes(path: Path) -> dict[str, str]:
         ValueError: the file is not safetensors.
     """
     try:
-        with safe_open(path, "pt") as file:
+        with safe_open(path, "np") as file:
             return dict(file.metadata() or {})
     except SafetensorError as error:
         raise ValueError(f"{path} holds no weights: {error}") from error
@@ -104,7 +176,7 @@ def keep_previous(path: Path, previous: Path) -> None:
 def _write_state(path: Path, write: Callable[[Path], object]) -> None:
     try:
         write_whole(path, write)
-    except (OSError, RuntimeError, SafetensorError) as error:  # torch and safetensors hide the system's error so
+    except (OSError, SafetensorError) as error:  # safetensors hides the system's error so
         raise CheckpointNotWritten(f"{path} can't be written: {_first_line(error)}") from error
 
 

@@ -14,6 +14,8 @@ from typing import Any, Literal
 import ray
 from ray.actor import ActorHandle
 
+from data.this_node import on_this_node
+
 Verdict = Literal["continue", "stop", "interrupt"]
 
 
@@ -41,8 +43,9 @@ class Decisions:
 
 @contextmanager
 def running_decisions() -> Iterator[ActorHandle[Any]]:
-    """Run a mailbox on the cluster that this process is connected to."""
-    handle: Any = ray.remote(Decisions).options(num_cpus=0, max_concurrency=1000).remote()
+    """Run a mailbox beside this process, for trials on any node of its cluster."""
+    actor = ray.remote(Decisions).options(num_cpus=0, max_concurrency=1000, scheduling_strategy=on_this_node())
+    handle: Any = actor.remote()
     try:
         yield handle
     finally:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
-
-from torch import nn
+from typing import TYPE_CHECKING, Any
 
 from data.dataset import Dataset, LabelSet, Signal, Task
 from trainables.trial import Trial
+
+if TYPE_CHECKING:
+    from torch import nn
 
 LABELLED: frozenset[Task] = frozenset({"binary", "multilabel", "multiclass", "regression"})
 
@@ -45,6 +46,8 @@ class Method:
             the model's; a part that many configurations have is then exported once for all of them.
         tasks: what it learns from; `unlabelled` for pretraining, whose model maps ecg_BLT to embeddings_BH instead, and
             whose sweeps look at no test fold.
+        needs_torch: False where `train` has its state in numpy's arrays. Its module imports torch inside `build_model`
+            alone, and its trials run in processes that have none.
     """
 
     name: str
@@ -56,6 +59,7 @@ class Method:
     check: Callable[[Sequence[Any], Signal, LabelSet], None] = nothing_to_check
     onnx_parts: Callable[[nn.Module, Signal], Sequence[tuple[nn.Module, Signal]]] = in_one_piece
     tasks: frozenset[Task] = LABELLED
+    needs_torch: bool = True
 
     def check_task(self, task: Task) -> None:
         """Refuse labels that the method does not learn from.

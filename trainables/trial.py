@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 State = dict[str, Any]
 """What a checkpoint holds: `model` (a state dict), `thresholds` (of each label, fitted on validation; none for a
 regression) and whatever else the method needs to go on.
 
-Only tensors, numbers, strings, None and dicts, lists and tuples of them: it is read with `weights_only`.
+Only tensors (torch's, or numpy's arrays), numbers, strings, None and dicts, lists and tuples of them.
 """
 
 

@@ -4,6 +4,8 @@ Whatever a method does, the function given to Tune returns normally, with an out
 INTERRUPTED, UNSAVED (the disk did not take a checkpoint) or FAILED with the traceback. The process stays fit for the
 next trial, and the driver writes the end of the trial in one place. So what Tune itself hears of as an error is the
 death of a process or a node, and that is tried again.
+
+Torch is imported here only for methods that need it: a process without it starts sooner, and is 200 MB smaller.
 """
 
 from __future__ import annotations
@@ -15,15 +17,16 @@ import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import ray
-import torch
 from ray import tune
 from ray.actor import ActorHandle
+from ray.exceptions import RayError
 from ray.train import ScalingConfig
-from ray.train.torch import TorchTrainer
+from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
 from trainables.checkpoint import (
     CheckpointNotWritten,
@@ -39,6 +42,8 @@ from trainables.method import Method
 from trainables.trial import State, TrialStopped
 
 if TYPE_CHECKING:
+    import torch
+
     from data.cross_validation import CrossValidation
     from data.loading import SharedDataset
 
@@ -46,6 +51,7 @@ logger = logging.getLogger(__name__)
 
 Outcome = Literal["COMPLETED", "STOPPED", "INTERRUPTED", "UNSAVED", "FAILED"]
 Send = Callable[[dict[str, Any]], None]
+Share = Callable[[Verdict], Verdict]
 
 LAST_FILE, PREVIOUS_FILE = "last.ckpt", "previous.ckpt"
 BEST_FILE = "best.safetensors"
@@ -93,15 +99,32 @@ class Best:
 
 
 class TuneTrial:
-    """`trainables.trial.Trial` inside a sweep. Every rank has one; rank 0 saves, reports and asks for the verdict."""
+    """`trainables.trial.Trial` inside a sweep. Every rank has one; rank 0 saves, reports and asks for the verdict.
 
-    def __init__(self, setup: TrialSetup, task: TrialTask, send: Send, rank: int = 0, world_size: int = 1) -> None:
-        self._setup, self._task, self._send = setup, task, send
+    Args:
+        share: gives every rank the verdict of rank 0.
+    """
+
+    def __init__(
+        self,
+        setup: TrialSetup,
+        task: TrialTask,
+        send: Send,
+        rank: int = 0,
+        world_size: int = 1,
+        share: Share = lambda verdict: verdict,
+    ) -> None:
+        self._setup, self._task, self._send, self._share = setup, task, send, share
         self.seed, self.rank, self.world_size = task.seed, rank, world_size
-        self.device = torch.device("cuda") if setup.gpus and torch.cuda.is_available() else torch.device("cpu")
         self.folder = Path(setup.folder) / task.trial
         self.verdict: Verdict = "continue"
         self._best: Best | None = None
+
+    @cached_property
+    def device(self) -> torch.device:
+        import torch
+
+        return torch.device("cuda") if self._setup.gpus and torch.cuda.is_available() else torch.device("cpu")
 
     def restore(self) -> State | None:
         checkpoint = self._last_whole()
@@ -154,12 +177,10 @@ class TuneTrial:
 
     def _tell(self, epoch: int, payload: dict[str, Any]) -> None:
         self._send(payload)
-        verdict: list[Any] = ["continue"]
+        verdict: Any = "continue"  # Ray's answers have no type
         if self.rank == 0:
-            verdict[0] = ray.get(self._setup.decisions.answer.remote(self._task.trial, epoch))
-        if self.world_size > 1:
-            torch.distributed.broadcast_object_list(verdict, src=0)
-        self.verdict = verdict[0]
+            verdict = ray.get(self._setup.decisions.answer.remote(self._task.trial, epoch))
+        self.verdict = self._share(verdict)
         if self.verdict != "continue":
             raise TrialStopped
 
@@ -182,19 +203,32 @@ def check_metrics(epoch: int, metrics: Mapping[str, float], objective: str) -> N
 
 
 def train(setup: TrialSetup, task: TrialTask, trial: TuneTrial) -> dict[str, str]:
-    """Run the method behind the trial's boundary, and say how it ended."""
+    """Run the method behind the trial's boundary, and say how it ended.
+
+    Raises:
+        RayError: the cluster lost data or the driver; no method meets Ray, so the trial is tried again.
+    """
     try:
-        # As many threads as the trial was given CPUs: two trials on two cores must not fight for four threads.
-        torch.set_num_threads(max(1, int(setup.cpus)))
+        if setup.method.needs_torch:
+            _set_torch_threads(setup.cpus)
         config = setup.method.parse_config(task.params)
         setup.method.train(config, setup.dataset.open(), trial)
     except TrialStopped:
         return {"outcome": "INTERRUPTED" if trial.verdict == "interrupt" else "STOPPED", "error": ""}
     except CheckpointNotWritten as error:
         return {"outcome": "UNSAVED", "error": str(error)}
+    except RayError:
+        raise
     except Exception:  # the trial's boundary: whatever a method raises is that trial's end, not the sweep's
         return {"outcome": "FAILED", "error": traceback.format_exc()}
     return {"outcome": "COMPLETED", "error": ""}
+
+
+def _set_torch_threads(cpus: float) -> None:
+    """Give torch as many threads as the trial has CPUs: two trials on two cores must not fight for four threads."""
+    import torch
+
+    torch.set_num_threads(max(1, int(cpus)))
 
 
 def build_trainable(setup: TrialSetup) -> Callable[[dict[str, Any]], dict[str, str]]:
@@ -215,8 +249,9 @@ def _run(setup: TrialSetup, task: TrialTask) -> dict[str, str]:
         from trainables.worker_group import run_worker_group
 
         return run_worker_group(setup, task)
-    trainer: Any = TorchTrainer(  # Any: Ray's types are those of Train V1, whose loops return nothing
-        train_loop_per_worker=lambda: train(setup, task, TuneTrial(setup, task, send=tune.report)),  # type: ignore[arg-type]
+    # In this process, Train's trainer for torch does no more than the one that it extends, which needs no torch.
+    trainer: Any = DataParallelTrainer(
+        train_loop_per_worker=lambda: train(setup, task, TuneTrial(setup, task, send=tune.report)),
         scaling_config=ScalingConfig(num_workers=0),  # Ray Train's local mode: in this process
     )
     outcome: dict[str, str] = trainer.fit().return_value

@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
-import traceback
 import uuid
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import ray.train
+import torch
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
-from ray.train.v2._internal.exceptions import UserExceptionWithTraceback
 from ray.train.v2.api.exceptions import WorkerGroupError
 from ray.tune.integration.ray_train import TuneReportCallback
 
 from trainables.checkpoint import CheckpointNotWritten
-from trainables.tune_trial import TrialSetup, TrialTask, TuneTrial, train
+from trainables.decisions import Verdict
+from trainables.tune_trial import Outcome, TrialSetup, TrialTask, TuneTrial, train
+
+LOST_RANK: Final = ("gloo/transport", "torch.distributed.Dist")
+"""What stands in the traceback of a collective whose other end is gone: the fault is that rank's, or its machine's."""
+
+
+class MethodFailed(RuntimeError):  # noqa: N818  (an outcome, on its way out of a rank)
+    """The method raised an exception; the text is its traceback."""
+
+
+ENDS: Final[Mapping[type[Exception], Outcome]] = {CheckpointNotWritten: "UNSAVED", MethodFailed: "FAILED"}
 
 
 def run_worker_group(setup: TrialSetup, task: TrialTask) -> dict[str, str]:
@@ -43,13 +54,11 @@ def run_worker_group(setup: TrialSetup, task: TrialTask) -> dict[str, str]:
     try:
         outcome: dict[str, str] = trainer.fit().return_value
     except WorkerGroupError as error:
-        raised = [e for e in error.worker_failures.values() if isinstance(e, UserExceptionWithTraceback)]
-        if not raised:
-            raise
-        unsaved = [str(e._base_exc) for e in raised if isinstance(e._base_exc, CheckpointNotWritten)]
-        if unsaved:
-            return {"outcome": "UNSAVED", "error": unsaved[0]}
-        return {"outcome": "FAILED", "error": traceback.format_exc()}
+        for kind, ended in ENDS.items():
+            told = [str(each) for each in error.worker_failures.values() if isinstance(each, kind)]
+            if told:
+                return {"outcome": ended, "error": told[0]}
+        raise
     return outcome
 
 
@@ -62,11 +71,20 @@ def _train_rank(config: dict[str, Any]) -> dict[str, str]:
         send=ray.train.report,
         rank=context.get_world_rank(),
         world_size=context.get_world_size(),
+        share=_of_rank_zero,
     )
     outcome = train(setup, config["task"], trial)
     if outcome["outcome"] == "FAILED":
+        if any(sign in outcome["error"] for sign in LOST_RANK):
+            raise ConnectionError(outcome["error"])
         # The other ranks wait in a collective that this one will never join: end the group with the traceback.
-        raise RuntimeError(outcome["error"])
+        raise MethodFailed(outcome["error"])
     if outcome["outcome"] == "UNSAVED":
         raise CheckpointNotWritten(outcome["error"])
     return outcome
+
+
+def _of_rank_zero(verdict: Verdict) -> Verdict:
+    verdicts = [verdict]
+    torch.distributed.broadcast_object_list(verdicts, src=0)
+    return verdicts[0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ray.tune import Callback
@@ -79,7 +80,9 @@ class TrialProcesses(StaysHere, Callback):
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         self._ended.append(trial)
-        self._study.on_gone(trial.config["trial"], error=str(trial.get_error() or "the trial's process died"))
+        # `Trial.get_error` looks into Tune's storage, where the file is brought later.
+        error = Path(trial.error_file).read_text(encoding="utf-8") if trial.error_file else "its process died"
+        self._study.on_gone(trial.config["trial"], error)
 
     def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
         for trial in self._ended:  # only now: Tune still reads an ending trial's

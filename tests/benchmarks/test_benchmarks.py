@@ -10,6 +10,7 @@ import pytest
 
 from benchmarks import (
     bundled,
+    crowd,
     data_throughput,
     disk_formats,
     distillation,
@@ -44,6 +45,13 @@ def test_load_looks_at_growth_memory_view_and_report(tmp_path: Path) -> None:
     file = tmp_path / "result.json"
     assert load.main(["--trials", "8", "--json", str(file)]) == 0
     assert len(medians_of(file)) == 4
+
+
+def test_crowd_looks_at_processes_without_torch_and_with_it(tmp_path: Path) -> None:
+    file = tmp_path / "result.json"
+    assert crowd.main(["--trials", "3", "--check", "--json", str(file)]) == 0
+    medians = medians_of(file)
+    assert medians["a trial's process"] < medians["a trial's process with torch"]
 
 
 def test_data_throughput_compares_four_sources_and_counts_copies(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -11,6 +11,7 @@ from mlflow import MlflowClient
 from data.loading import DataConfig, make_store
 from platform import tracking
 from tests.sweeps.scripted_method import SCRIPTED
+from tests.sweeps.tally import Tally
 from tests.sweeps.workplace import ONE_LEAD, TWELVE_LEADS, Workplace
 from trainables.methods import METHODS
 
@@ -52,6 +53,12 @@ def offline(base: Path, request: pytest.FixtureRequest) -> Iterator[Workplace]:
 def place(offline: Workplace, ray_cluster: None) -> Workplace:
     """Return a place of the test's own, for sweeps on the session's cluster."""
     return offline
+
+
+@pytest.fixture
+def tally(record_property: Callable[[str, object], None]) -> Tally:
+    """Return what counts the faults that a test injects."""
+    return Tally(record_property)
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ from platform.search.scheduler import Rule, build_rule
 from platform.specs.spec import parse_spec
 from platform.sweeps.journal import FILE_NAME, Event
 from platform.sweeps.study_db import STATES
+from tests.sweeps.tally import Tally
 from tests.sweeps.workplace import Workplace, states, wait_until
 
 START_TIMEOUT_S = 240
@@ -32,7 +33,7 @@ START_TIMEOUT_S = 240
     ],
 )
 def test_a_sweep_killed_at_random_moments_ends_as_if_it_had_not_been(
-    place: Workplace, n_kills: int, workers: int
+    place: Workplace, tally: Tally, n_kills: int, workers: int
 ) -> None:
     seed = int(os.environ.get("KILL_SEED", random.SystemRandom().randrange(10_000)))
     print(f"KILL_SEED={seed}")
@@ -59,6 +60,7 @@ def test_a_sweep_killed_at_random_moments_ends_as_if_it_had_not_been(
     assert place.main(spec, "--resume") == 0
     check_whole(place, spec, n_trials=2 * n_kills)
     _keep_or_compare(run_ids, place)
+    tally.check("kill -9 of the driver", place, n_kills)
 
 
 ASHA = {"metric": "val/auroc", "mode": "max", "sampler": "random", "grace_period": 1, "reduction_factor": 2}

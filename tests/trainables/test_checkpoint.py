@@ -6,9 +6,13 @@ import resource
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from trainables.checkpoint import (
     CheckpointNotWritten,
@@ -49,6 +53,71 @@ def test_a_damaged_checkpoint_is_named(tmp_path: Path, content: bytes) -> None:
     path.write_bytes(content)
     with pytest.raises(ValueError, match=r"last\.ckpt is not a checkpoint"):
         load_checkpoint(path)
+
+
+SCALARS = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text()
+STATES = st.dictionaries(
+    st.text() | st.integers(),
+    st.recursive(
+        SCALARS,
+        lambda each: st.lists(each) | st.lists(each).map(tuple) | st.dictionaries(st.text() | st.integers(), each),
+        max_leaves=20,
+    ),
+)
+
+
+@given(state=STATES)
+def test_any_state_without_tensors_comes_back_with_its_types(tmp_path_factory: Any, state: dict[Any, Any]) -> None:
+    path = tmp_path_factory.getbasetemp() / "any.ckpt"
+    save_checkpoint(path, state)
+    loaded = load_checkpoint(path)
+    assert loaded == state
+    assert repr(loaded) == repr(state)  # 1, 1.0 and True are equal; [1] and (1,) in a repr are not
+
+
+@pytest.mark.parametrize(
+    "tensor",
+    [
+        torch.randn(3, 4).T,
+        torch.tensor(2.5),
+        torch.empty(0, 3),
+        torch.arange(3).bool(),
+        torch.randn(5).bfloat16(),
+        torch.get_rng_state(),
+    ],
+    ids=lambda tensor: f"{tensor.dtype}-{tuple(tensor.shape)}",
+)
+def test_a_tensor_comes_back_with_its_type_and_shape(tmp_path: Path, tensor: torch.Tensor) -> None:
+    save_checkpoint(tmp_path / "last.ckpt", {"x": tensor})
+    loaded = load_checkpoint(tmp_path / "last.ckpt")["x"]
+    torch.testing.assert_close(loaded, tensor, rtol=0, atol=0)  # compares types and shapes too
+
+
+def test_an_array_comes_back_as_an_array(tmp_path: Path) -> None:
+    arrays = {"a": np.arange(6.0).reshape(2, 3).T, "b": np.array(3, np.int8), "c": np.empty((0, 2), np.float32)}
+    save_checkpoint(tmp_path / "last.ckpt", arrays)
+    for name, loaded in load_checkpoint(tmp_path / "last.ckpt").items():
+        np.testing.assert_array_equal(loaded, arrays[name], strict=True)
+
+
+def test_a_tensor_that_a_state_has_twice_is_written_once(tmp_path: Path) -> None:
+    tensor = torch.randn(10_000)
+    save_checkpoint(tmp_path / "last.ckpt", {"model": {"w": tensor}, "folds": [{"w": tensor}]})
+    assert (tmp_path / "last.ckpt").stat().st_size < 1.1 * tensor.nbytes
+    loaded = load_checkpoint(tmp_path / "last.ckpt")
+    assert torch.equal(loaded["folds"][0]["w"], tensor)
+
+
+def test_a_state_that_is_not_data_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    with pytest.raises(TypeError, match=r"a state holds tensors, numbers, .* but got PosixPath PosixPath\('x'\)"):
+        save_checkpoint(tmp_path / "last.ckpt", {"model": {"path": Path("x")}})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_weights_alone_are_no_checkpoint(tmp_path: Path) -> None:
+    save_weights(tmp_path / "best.safetensors", {"w": torch.zeros(2)})
+    with pytest.raises(ValueError, match="is not a checkpoint"):
+        load_checkpoint(tmp_path / "best.safetensors")
 
 
 def test_a_checkpoint_with_code_is_refused(tmp_path: Path) -> None:

@@ -233,14 +233,10 @@ def test_a_missing_objective_is_named_with_what_is_reported_and_the_nearest() ->
         check_metrics(1, {"train/loss": 1.0}, "val/auc")
 
 
-def test_only_rank_0_saves_and_speaks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broadcast(verdict: list[Any], src: int) -> None:
-        assert src == 0
-        verdict[0] = "stop"
-
-    monkeypatch.setattr(torch.distributed, "broadcast_object_list", broadcast)
+def test_only_rank_0_saves_and_speaks(tmp_path: Path) -> None:
     sweep, task = Sweep(tmp_path), TrialTask("t0000", 7, {}, 0)
-    outcome = train(sweep.setup, task, TuneTrial(sweep.setup, task, sweep.send, rank=1, world_size=2))
+    trial = TuneTrial(sweep.setup, task, sweep.send, rank=1, world_size=2, share=lambda verdict: "stop")
+    outcome = train(sweep.setup, task, trial)
     assert outcome["outcome"] == "STOPPED"
     assert sweep.sent == [{}]
     assert not (tmp_path / "t0000").exists()

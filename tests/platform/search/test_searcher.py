@@ -11,6 +11,7 @@ from ray.tune.trainable.metadata import _TrainingRunMetadata
 
 from platform.search.scheduler import CooperativeScheduler
 from platform.search.searcher import StudySearcher, TrialProcesses
+from platform.sweeps.journal import read_events
 from tests.platform.simulated_sweep import Disk, Session
 from tests.platform.small_spec import make_spec
 
@@ -24,8 +25,8 @@ def searcher_of(session: Session, concurrency: int = 10) -> StudySearcher:
     return StudySearcher(session.study, lambda: concurrency)
 
 
-def tune_trial(task: dict[str, Any], error: str = "") -> Any:
-    return SimpleNamespace(config=task, get_error=lambda: error)
+def tune_trial(task: dict[str, Any], error_file: Path) -> Any:
+    return SimpleNamespace(config=task, error_file=str(error_file))
 
 
 def test_a_proposal_waits_until_the_cluster_has_room_for_it(session: Session) -> None:
@@ -42,10 +43,11 @@ def test_a_proposal_waits_until_the_cluster_has_room_for_it(session: Session) ->
     assert searcher.suggest("tune-2") == Searcher.FINISHED
 
 
-def test_a_trial_whose_process_died_goes_on_from_what_it_has_reported(session: Session) -> None:
+def test_a_trial_whose_process_died_goes_on_from_what_it_has_reported(session: Session, tmp_path: Path) -> None:
     processes, searcher = TrialProcesses(session.study, on_step=lambda: None), searcher_of(session)
     tasks = [searcher.suggest(name) for name in ("tune-0", "tune-1")]
-    trial = tune_trial(tasks[0], "the node died")
+    (tmp_path / "error.txt").write_text("the node died")
+    trial = tune_trial(tasks[0], tmp_path / "error.txt")
     processes.on_trial_start(iteration=0, trials=[trial], trial=trial)
     session.report(tasks[0], 1)
     session.report(tasks[0], 2)
@@ -57,13 +59,14 @@ def test_a_trial_whose_process_died_goes_on_from_what_it_has_reported(session: S
     processes.on_trial_start(iteration=0, trials=[trial], trial=trial)
     record = session.record.trials["t0000"]
     assert (record.state, record.attempts, record.losses) == ("RUNNING", 2, 1)
+    assert [event.body["error"] for event in read_events(tmp_path) if event.kind == "lost"] == ["the node died"]
 
 
 def test_what_tune_works_out_of_an_ended_trials_numbers_is_dropped_after_the_step(session: Session) -> None:
     processes, metadata = TrialProcesses(session.study, on_step=lambda: None), _TrainingRunMetadata()
     metadata.update_metric("metrics/val/auroc", 0.5)
     metadata.last_result = {"metrics/val/auroc": 0.5}
-    trial = SimpleNamespace(**vars(tune_trial({"trial": "t0000"})), run_metadata=metadata)
+    trial: Any = SimpleNamespace(run_metadata=metadata)
     processes.on_trial_complete(iteration=0, trials=[trial], trial=trial)
     assert metadata.metric_analysis, "Tune reads it until the step is over"
     processes.on_step_end(iteration=0, trials=[trial])

@@ -1,8 +1,10 @@
-"""The other end of `nodes_process`: starts it, talks to it, and sees which node a trial's process belongs to."""
+"""Clusters on the loopback: several nodes in a process of their own, or a head that `ray start` runs."""
 
 from __future__ import annotations
 
 import os
+import shutil
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,7 +14,40 @@ from pathlib import Path
 import psutil
 
 from platform.cluster import SETTINGS
-from tests.sweeps.workplace import MARK, ROOT, Workplace
+from tests.sweeps.workplace import MARK, ROOT, Workplace, wait_until
+
+RAY = Path(sys.executable).with_name("ray")
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextmanager
+def running_head(folder: Path, port: int, *options: str, **environment: str) -> Iterator[str]:
+    """Run a head node, and yield its address; ends what it has started, by process id."""
+    address = f"127.0.0.1:{port}"
+    variables = {**os.environ, **SETTINGS, MARK: str(folder), "PYTHONPATH": str(ROOT), "RAY_ADDRESS": "", **environment}
+    command = [
+        RAY, "start", "--head", "--node-ip-address=127.0.0.1", f"--port={port}", "--dashboard-agent-listen-port=0",
+        f"--temp-dir=/tmp/ray-{port}", "--object-store-memory=150000000", "--block", *options,
+    ]  # fmt: skip
+    with (folder / "head.txt").open("w") as log:
+        head = subprocess.Popen(command, env=variables, stdout=log, stderr=log)
+        try:
+            assert wait_until(lambda: _is_up(address), 60, step_s=1), (folder / "head.txt").read_text()
+            yield address
+        finally:
+            head.terminate()
+            head.wait(120)  # it drains for 30 s at most
+            shutil.rmtree(f"/tmp/ray-{port}", ignore_errors=True)
+
+
+def _is_up(address: str) -> bool:
+    command = [RAY, "health-check", "--address", address]
+    return subprocess.run(command, env={**os.environ, **SETTINGS}, capture_output=True, check=False).returncode == 0
 
 
 class Nodes:
@@ -25,6 +60,10 @@ class Nodes:
     def add(self, n_cpus: int = 1) -> int:
         """Start a node, and return its raylet's process."""
         return int(self._ask(f"add {n_cpus}", "raylet"))
+
+    def stored_bytes(self, raylet: int) -> int:
+        """Return how many bytes have come into a node's object store since it started."""
+        return int(self._ask(f"stored {raylet}", "stored"))
 
     def kill(self, raylet: int) -> None:
         """End a node as a power failure would."""

@@ -3,24 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import socket
-import subprocess
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from platform.cluster import SETTINGS
 from tests.sweeps.aftermath import check_aftermath
+from tests.sweeps.cluster.loopback import free_port, running_head
 from tests.sweeps.cluster.process_provider import HEAD
-from tests.sweeps.workplace import MARK, ROOT, TINY_CNN, Workplace, states, wait_until
+from tests.sweeps.workplace import TINY_CNN, Workplace, states, wait_until
 
-RAY = Path(sys.executable).with_name("ray")
 EMPTY: dict[str, Any] = {
     **{key: {} for key in ("auth", "docker", "file_mounts")},
     **{key: [] for key in ("cluster_synced_files", "rsync_exclude", "rsync_filter", "initialization_commands")},
@@ -28,12 +20,6 @@ EMPTY: dict[str, Any] = {
     **{key: [] for key in ("head_start_ray_commands", "worker_start_ray_commands")},
     "file_mounts_sync_continuously": False,
 }
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def cluster_config(address: str, log: Path) -> dict[str, Any]:
@@ -61,41 +47,10 @@ def cluster_config(address: str, log: Path) -> dict[str, Any]:
     }
 
 
-@contextmanager
-def running_head(folder: Path) -> Iterator[str]:
-    """Run a head node with an autoscaler, and yield its address; ends what it has started, by process id."""
-    port = free_port()
-    address = f"127.0.0.1:{port}"
-    config = folder / "autoscaler.yaml"
-    config.write_text(json.dumps(cluster_config(address, folder / "nodes.jsonl")), encoding="utf-8")
-    environment = {
-        **os.environ, **SETTINGS, MARK: str(folder), "PYTHONPATH": str(ROOT), "AUTOSCALER_UPDATE_INTERVAL_S": "1",
-        "RAY_OVERRIDE_NODE_ID_FOR_TESTING": HEAD, "RAY_ADDRESS": "",
-    }  # fmt: skip
-    command = [
-        RAY, "start", "--head", "--node-ip-address=127.0.0.1", f"--port={port}", "--num-cpus=0",
-        "--dashboard-port=0", "--dashboard-agent-listen-port=0", f"--autoscaling-config={config}", "--block",
-        f"--temp-dir=/tmp/ray-{port}", "--object-store-memory=150000000",
-    ]  # fmt: skip
-    with (folder / "head.txt").open("w") as log:
-        head = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
-        try:
-            yield address
-        finally:
-            head.terminate()
-            head.wait(120)  # it drains for 30 s at most
-            shutil.rmtree(f"/tmp/ray-{port}", ignore_errors=True)
-
-
 def nodes_by_event(folder: Path, event: str) -> list[str]:
     path = folder / "nodes.jsonl"
     lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     return [line["node"] for line in map(json.loads, lines) if line["event"] == event]
-
-
-def is_up(address: str) -> bool:
-    command = [RAY, "health-check", "--address", address]
-    return subprocess.run(command, env={**os.environ, **SETTINGS}, capture_output=True, check=False).returncode == 0
 
 
 @pytest.mark.cluster
@@ -110,14 +65,18 @@ def test_the_autoscaler_starts_nodes_for_the_trials_that_wait_and_ends_them_when
         budget={"trials": 4, "epochs": 6},
         resources={"concurrency": 2},
     )
-    with running_head(place.folder) as address:
-        assert wait_until(lambda: is_up(address), 60, step_s=1), (place.folder / "head.txt").read_text()
+    port, config = free_port(), place.folder / "autoscaler.yaml"
+    log = place.folder / "nodes.jsonl"
+    config.write_text(json.dumps(cluster_config(f"127.0.0.1:{port}", log)), encoding="utf-8")
+    options = ("--num-cpus=0", "--dashboard-port=0", f"--autoscaling-config={config}")
+    environment = {"AUTOSCALER_UPDATE_INTERVAL_S": "1", "RAY_OVERRIDE_NODE_ID_FOR_TESTING": HEAD}
+    with running_head(place.folder, port, *options, **environment) as address:
         process = place.start(spec, "--address", address)
         assert process.wait(600) == 0, place.output
         started = nodes_by_event(place.folder, "started")
         assert 1 <= len(started) <= 2
         assert wait_until(lambda: set(nodes_by_event(place.folder, "ended")) == set(started), 90, step_s=1)
-        print((place.folder / "nodes.jsonl").read_text())
+        print(log.read_text())
     assert set(states(place.record()).values()) == {"COMPLETED"}
     check_aftermath(place)
     assert wait_until(lambda: not place.processes(), 60), place.processes()

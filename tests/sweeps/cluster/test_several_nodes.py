@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from data.loading import DataConfig, describe
 from tests.sweeps.aftermath import check_aftermath
 from tests.sweeps.cluster.loopback import raylets_that_train, running_nodes
 from tests.sweeps.workplace import TINY_CNN, Workplace, states, times_left_out, wait_until
@@ -26,13 +27,30 @@ def test_a_sweep_spreads_over_nodes_that_join_and_survives_one_that_dies(offline
         second = nodes.add()
         assert wait_until(lambda: set(raylets_that_train(place).values()) == {first, second}, 120), place.output
         assert wait_until(lambda: place.record().epochs >= 3, 300), place.output
-        nodes.kill(second)
+        nodes.kill(first)  # on which the data were prepared
         assert process.wait(900) == 0, place.output
     record = place.record()
     assert set(states(record).values()) == {"COMPLETED"}
     assert sum(trial.losses for trial in record.trials.values()) >= 1
     check_aftermath(place)
     assert wait_until(lambda: not place.processes(), 60), place.processes()
+
+
+def test_data_reach_a_node_once_however_many_trials_read_them_there(offline: Workplace) -> None:
+    place, data = offline, {"store": str(offline.stores / "twelve_leads")}
+    params = {**TINY_CNN, "batch_size": 2, "lr": {"loguniform": [1e-4, 1e-2]}}
+    spec = place.write(data=data, params=params, search=RANDOM, budget={"trials": 8, "epochs": 10}, resources={})
+    description = describe(DataConfig.model_validate(data))
+    n_records = sum(description.counts[role].n_records for role in ("train", "val"))
+    data_bytes = n_records * len(description.signal.lead_names) * description.signal.n_timesteps * 4
+    with running_nodes(place.folder) as nodes:
+        nodes.add()
+        process = place.start(spec, "--address", nodes.address)
+        assert wait_until(lambda: raylets_that_train(place), 240), place.output
+        late = nodes.add(n_cpus=2)  # all that comes into its store is for its trials
+        assert wait_until(lambda: list(raylets_that_train(place).values()).count(late) == 2, 120), place.output
+        assert process.wait(900) == 0, place.output
+        assert data_bytes <= nodes.stored_bytes(late) < 1.5 * data_bytes
 
 
 def test_a_worker_group_across_two_nodes_trains_as_one_process_does(offline: Workplace) -> None:

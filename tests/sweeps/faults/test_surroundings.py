@@ -8,17 +8,24 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from random import Random
+from threading import Event, Thread
+from typing import Any
 
 import pytest
+from werkzeug.serving import make_server
 
 from data.loading import make_store
 from platform import tracking
-from tests.sweeps.cluster.test_autoscaler import free_port
-from tests.sweeps.faults.tally import TALLY
+from tests.sweeps.cluster.loopback import free_port
+from tests.sweeps.faults.faulty_method import FAULTY
 from tests.sweeps.faults.test_trials import RANDOM, moments
+from tests.sweeps.tally import Tally
 from tests.sweeps.workplace import ONE_LEAD, TINY_CNN, Workplace, states, wait_until
+from trainables.methods import METHODS
 
 START_TIMEOUT_S = 240
 SLOW = {**TINY_CNN, "batch_size": 8, "lr": {"loguniform": [1e-4, 1e-2]}}
@@ -28,7 +35,7 @@ pytestmark = pytest.mark.timeout(900)
 # ------------------------------------------------------------------ a second process
 
 
-def test_a_sweep_that_runs_is_not_resumed_by_a_second_process(place: Workplace) -> None:
+def test_a_sweep_that_runs_is_not_resumed_by_a_second_process(place: Workplace, tally: Tally) -> None:
     from platform.sweeps.folder import locked
 
     spec = place.write(budget={"trials": 1, "epochs": 1})
@@ -37,10 +44,83 @@ def test_a_sweep_that_runs_is_not_resumed_by_a_second_process(place: Workplace) 
     with locked(place.runs / "tiny-001"):
         assert place.main(spec, "--resume", "--set", "budget.trials=2") == 2
     assert place.events() == before
-    TALLY.check("resumed by two processes at once", place)
+    tally.check("resumed by two processes at once", place)
+
+
+@pytest.mark.slow
+@pytest.mark.faults
+def test_a_sweep_is_resumed_by_nobody_at_any_moment_at_which_it_runs(
+    place: Workplace, tally: Tally, capsys: pytest.CaptureFixture[str]
+) -> None:
+    chance = moments(None)
+    spec = place.write(params=SLOW, budget={"trials": 8, "epochs": 10})
+    process = place.start(spec)
+    assert wait_until(lambda: _n_reports(place) >= 1, START_TIMEOUT_S), place.output
+    for _ in range(10):
+        time.sleep(chance.uniform(0, 1))
+        assert place.main(spec, "--resume") == 2
+        assert "another process" in capsys.readouterr().err
+    assert process.poll() is None, "it ran all the time"
+    assert process.wait(300) == 0, place.output
+    tally.check("resumed by two processes at once", place, 10)
 
 
 # ------------------------------------------------------------------ MLflow's server
+
+
+@contextmanager
+def answering(port: int) -> Iterator[None]:
+    """Answer at `port` as MLflow's server does, from a thread of this process: it comes and goes in no time."""
+    from mlflow.server import app
+
+    server = make_server("127.0.0.1", port, app, threaded=True)
+    thread = Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+def _come_and_go(place: Workplace, port: int, chance: Random, has_ended: Event) -> None:
+    """Be down until a sweep has reported, up for a while, down for a while, and up until its end."""
+    for down in range(2):
+        wanted = _n_reports(place) + chance.randint(1, 3)
+        assert wait_until(lambda: _n_reports(place) >= wanted, START_TIMEOUT_S)  # noqa: B023
+        with answering(port):
+            if down:
+                assert has_ended.wait(60)
+            else:
+                time.sleep(chance.uniform(0.2, 1))
+
+
+@pytest.mark.parametrize("seed", [7, *RANDOM])
+def test_a_server_that_is_down_at_first_and_once_more_later_hears_everything_in_the_end(
+    place: Workplace, tally: Tally, monkeypatch: pytest.MonkeyPatch, seed: int | None
+) -> None:
+    monkeypatch.setitem(METHODS, "faulty", FAULTY)
+    monkeypatch.setenv("_MLFLOW_SERVER_FILE_STORE", place.tracking_uri)
+    monkeypatch.setenv("_MLFLOW_SERVER_ARTIFACT_ROOT", str(place.folder / "artifacts"))
+    port, has_ended = free_port(), Event()
+    sections: dict[str, Any] = {
+        "method": "faulty",
+        "params": {"epoch_s": 0.3, "score": {"choice": [0.5, 0.6, 0.7, 0.8]}},
+        "search": {"metric": "val/auroc", "mode": "max", "sampler": "grid", "scheduler": "none"},
+        "budget": {"trials": 4, "epochs": 4},
+        "resources": {"concurrency": 2},
+        "tracking": {"uri": f"http://127.0.0.1:{port}", "experiment": place.folder.name},
+    }
+    with ThreadPoolExecutor(1) as pool:
+        server = pool.submit(_come_and_go, place, port, moments(seed), has_ended)
+        try:
+            assert place.sweep(**sections) == 0
+        finally:
+            has_ended.set()
+        server.result()
+    for when in ("from the start", "for a while"):
+        tally.check(f"MLflow's server down {when}", place)
 
 
 @contextmanager
@@ -71,7 +151,7 @@ def _answers(port: int) -> bool:
 @pytest.mark.slow
 @pytest.mark.faults
 def test_a_server_that_is_down_from_the_start_costs_nothing_and_hears_all_later(
-    place: Workplace, capsys: pytest.CaptureFixture[str]
+    place: Workplace, tally: Tally, capsys: pytest.CaptureFixture[str]
 ) -> None:
     port = free_port()
     tracked = {"uri": f"http://127.0.0.1:{port}", "experiment": place.folder.name}
@@ -79,13 +159,12 @@ def test_a_server_that_is_down_from_the_start_costs_nothing_and_hears_all_later(
     assert f"python -m platform.tracking {place.runs / 'tiny-001'}" in capsys.readouterr().out
     with mlflow_server(place.database, port):
         assert tracking.main([str(place.runs / "tiny-001")]) == 0
-    TALLY.check("MLflow's server down from the start", place)
+    tally.check("MLflow's server down from the start", place)
 
 
 @pytest.mark.slow
 @pytest.mark.faults
-@pytest.mark.parametrize("seed", [pytest.param(n, id=f"random-{n}") for n in range(3)])
-def test_a_server_that_is_down_for_a_while_hears_what_it_missed(offline: Workplace, seed: int) -> None:
+def test_a_server_that_is_killed_and_started_again_hears_what_it_missed(offline: Workplace, tally: Tally) -> None:
     place, port, chance = offline, free_port(), moments(None)
     tracked = {"uri": f"http://127.0.0.1:{port}", "experiment": place.folder.name}
     spec = place.write(params=SLOW, budget={"trials": 4, "epochs": 6}, tracking=tracked)
@@ -97,7 +176,7 @@ def test_a_server_that_is_down_for_a_while_hears_what_it_missed(offline: Workpla
     with mlflow_server(place.database, port):
         assert process.wait(300) == 0, place.output
         tracking.main([str(place.runs / "tiny-001")])
-    TALLY.check("MLflow's server down for a while", place)
+    tally.check("MLflow's server down for a while", place)
 
 
 def _n_reports(place: Workplace) -> int:
@@ -124,7 +203,7 @@ def small_disk(folder: Path, size: str) -> Iterator[None]:
 @pytest.mark.faults
 @pytest.mark.parametrize("seed", RANDOM)
 def test_a_disk_that_is_full_under_journal_and_checkpoints_interrupts_the_sweep_which_goes_on_later(
-    offline: Workplace, seed: int | None
+    offline: Workplace, tally: Tally, seed: int | None
 ) -> None:
     place, chance = offline, moments(seed)
     spec = place.write(params=SLOW, budget={"trials": 4, "epochs": 6})
@@ -143,7 +222,7 @@ def test_a_disk_that_is_full_under_journal_and_checkpoints_interrupts_the_sweep_
         if code:
             assert place.start(spec, "--resume").wait(300) == 0, place.output
         assert "FAILED" not in states(place.record()).values()
-        TALLY.check("disk full under the journal", place)
+        tally.check("disk full under the journal", place)
 
 
 def _fill(path: Path) -> None:
@@ -163,7 +242,7 @@ def _fill(path: Path) -> None:
 @pytest.mark.faults
 @pytest.mark.parametrize("seed", RANDOM)
 def test_a_shard_that_is_damaged_in_the_middle_of_a_sweep_fails_the_trials_that_read_it(
-    offline: Workplace, seed: int | None
+    offline: Workplace, tally: Tally, seed: int | None
 ) -> None:
     from data.config import DataConfig
 
@@ -183,7 +262,7 @@ def test_a_shard_that_is_damaged_in_the_middle_of_a_sweep_fails_the_trials_that_
     failed = [trial for trial in record.trials.values() if trial.state == "FAILED"]
     assert failed
     assert all("CorruptShard" in trial.error for trial in failed)
-    TALLY.check("shard damaged in the middle of a sweep", place)
+    tally.check("shard damaged in the middle of a sweep", place)
 
 
 def _damage(path: Path, damage: str) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.sweeps.faults.faulty_method import FAULTY
-from tests.sweeps.faults.tally import TALLY
+from tests.sweeps.tally import Tally
 from tests.sweeps.workplace import Workplace, states
 from trainables.methods import METHODS
 
@@ -56,7 +56,7 @@ def sections(place: Workplace, faults: list[str], at: int, **resources: Any) -> 
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("seed", [7, *RANDOM])
 def test_a_fault_of_the_machine_costs_no_trial_and_a_fault_of_the_method_costs_its_own(
-    place: Workplace, seed: int | None
+    place: Workplace, tally: Tally, seed: int | None
 ) -> None:
     chance = moments(seed)
     faults = chance.sample(list(ENDS), len(ENDS))
@@ -71,13 +71,13 @@ def test_a_fault_of_the_machine_costs_no_trial_and_a_fault_of_the_method_costs_i
     assert "report_timeout_s = 4 s" in hung.error
     for fault in faults:
         if fault != "none":
-            TALLY.check(f"trial: {fault}", place)
+            tally.check(f"trial: {fault}", place)
 
 
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("seed", [7, *RANDOM])
 def test_a_disk_that_is_full_under_the_checkpoints_interrupts_the_sweep_which_goes_on_later(
-    place: Workplace, seed: int | None, capsys: pytest.CaptureFixture[str]
+    place: Workplace, tally: Tally, seed: int | None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     chance = moments(seed)
     spec = place.write(**sections(place, chance.sample(["full", "none"], 2), at=chance.randint(1, 4)))
@@ -88,15 +88,17 @@ def test_a_disk_that_is_full_under_the_checkpoints_interrupts_the_sweep_which_go
     assert "FAILED" not in states(place.record()).values()
     assert place.main(spec, "--resume") == 0
     assert set(states(place.record()).values()) == {"COMPLETED"}
-    TALLY.check("disk full under the checkpoints", place)
+    tally.check("disk full under the checkpoints", place)
 
 
 @pytest.mark.timeout(900)
-@pytest.mark.slow
-@pytest.mark.faults
 @pytest.mark.parametrize("fault", ["killed", "cut", "full", "raise"])
-def test_a_fault_in_one_process_of_a_worker_group_is_one_of_the_trial(place: Workplace, fault: str) -> None:
-    spec = place.write(**sections(place, [fault], at=2, workers=2, concurrency=1))
+@pytest.mark.parametrize("seed", RANDOM)
+def test_a_fault_in_one_process_of_a_worker_group_is_one_of_the_trial(
+    place: Workplace, tally: Tally, fault: str, seed: int | None
+) -> None:
+    at = moments(seed).randint(2, 4)
+    spec = place.write(**sections(place, [fault], at, workers=2, concurrency=1))
     code = place.main(spec)
     if fault == "full":
         assert code == 130
@@ -104,7 +106,7 @@ def test_a_fault_in_one_process_of_a_worker_group_is_one_of_the_trial(place: Wor
     ends = "FAILED" if fault == "raise" else "COMPLETED"
     assert code == (1 if fault == "raise" else 0)
     assert states(place.record()) == {"t0000": ends}
-    TALLY.check(f"worker group: {fault}", place)
+    tally.check(f"worker group: {fault}", place)
 
 
 def test_every_fault_has_a_row_in_the_documentation() -> None:
