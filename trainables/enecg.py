@@ -30,7 +30,6 @@ from trainables.expert_features import with_expert_features
 from trainables.experts.ecg_fm import EcgFmConfig
 from trainables.experts.expert import Expert
 from trainables.experts.table import AnyExpertConfig, build_expert
-from trainables.features import varies
 from trainables.losses import Criterion
 from trainables.macro_scores import macro_names, macro_scores
 from trainables.method import Method
@@ -136,7 +135,7 @@ class EnecgConfig(TrainConfig):
     @property
     def keeps_features(self) -> bool:
         """Whether trials take the experts' features from the cache."""
-        return self.feature_cache == "auto" and not varies(self)
+        return self.feature_cache == "auto" and not self.varies
 
     def variant(self, experts: Sequence[AnyExpertConfig], mixing: MixingName) -> EnecgConfig:
         """Return the same configuration with other experts or another mixing; what these have no use for is default."""

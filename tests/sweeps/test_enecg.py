@@ -19,7 +19,7 @@ from tests.sweeps.workplace import Workplace, states
 from trainables.enecg import EnecgConfig, frozen_expert
 from trainables.expert_features import expert_function
 from trainables.expert_pass import ExpertPass, Tasks
-from trainables.record_features import RecordFeatures
+from trainables.features import FeatureCache
 
 EXPERTS = [
     {"kind": "dlinear", "features": ["embeddings"]},
@@ -46,8 +46,8 @@ def test_a_pass_through_ray_data_gives_what_one_process_does(tmp_path: Path) -> 
     function = expert_function("dlinear", frozen_expert(expert, dataset.signal), "fp32", CPU)
     tasks = ExpertPass(expert, "fp32", shared, "train", Tasks(2, cpus=1, gpus=0))
     rows = np.arange(dataset.train.n_records)
-    here = RecordFeatures(tmp_path / "here").get(function, dataset.train, dataset.source).take(rows)
-    through_ray = RecordFeatures(tmp_path / "ray").get(function, dataset.train, dataset.source, tasks).take(rows)
+    here = FeatureCache(tmp_path / "here", 10**9).get(function, dataset.train, dataset.source).take(rows)
+    through_ray = FeatureCache(tmp_path / "ray", 10**9).get(function, dataset.train, dataset.source, tasks).take(rows)
     np.testing.assert_allclose(through_ray, here, rtol=1e-5, atol=1e-6)
 
 
