@@ -27,9 +27,9 @@ from data.leads import LEADS_12
 from data.memory import MemorySplit
 from trainables.enecg import ENECG, EnecgConfig, frozen_expert
 from trainables.expert_features import expert_function
+from trainables.features import FeatureCache
 from trainables.memory import PeakMemory
 from trainables.plain_trial import PlainTrial
-from trainables.record_features import RecordFeatures
 
 SIGNAL: Final = Signal(LEADS_12, 100.0, 1_000)
 EXPERTS: Final = (
@@ -85,7 +85,7 @@ def build_dataset(n_records: int, folder: Path) -> Dataset:
 def fill_cache(dataset: Dataset) -> Pass:
     """Run every expert over all records, in this process."""
     assert dataset.source is not None
-    cache, times_s = RecordFeatures.beside(dataset.source), []
+    cache, times_s = FeatureCache.beside(dataset.source), []
     config = _config("auto", batch_size=64)
     functions = [expert_function(each.kind, frozen_expert(each, SIGNAL), "fp32", CPU) for each in config.experts]
     with PeakMemory(CPU) as memory:

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from data.dataset import FEATURES_BYTES
 from data.folds import rotated_roles
 from data.preprocessing import Steps
 from data.synthetic import SyntheticConfig
@@ -102,6 +103,13 @@ class DataConfig(BaseModel):
         ge=0,
         description="most that the prepared signal may take in memory, the rest streams from disk; null: 80 % of the "
         "available object store",
+        json_schema_extra={"unit": "bytes"},
+    )
+    features_bytes: int = Field(
+        FEATURES_BYTES,
+        ge=0,
+        description="most that STORE.features may take on disk, where methods keep what frozen networks make of the "
+        "records; what was used longest ago goes first",
         json_schema_extra={"unit": "bytes"},
     )
 

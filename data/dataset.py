@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple, Protocol
+from typing import Final, Literal, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+FEATURES_BYTES: Final = 50_000_000_000
 Task = Literal["binary", "multilabel", "multiclass", "regression", "unlabelled"]
 """unlabelled: `data.labels: none`, for pretraining; the others are learned from labels."""
 
@@ -88,11 +89,13 @@ class Source:
         store: the folder of the shards, absolute.
         fingerprint: of the store.
         preprocessing: the steps, with the statistics of those that are fitted to the training records.
+        features_bytes: that what frozen networks make of the store's records may take beside it.
     """
 
     store: Path
     fingerprint: str
     preprocessing: str
+    features_bytes: int = FEATURES_BYTES
 
 
 @dataclass(frozen=True)

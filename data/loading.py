@@ -255,6 +255,7 @@ def _plan(config: DataConfig, manifest: Manifest, label_set: LabelSet) -> Plan:
         drop_unlabelled=config.drop_unlabelled,
         finetune_label_ratio=config.finetune_label_ratio,
         seed=config.seed,
+        features_bytes=config.features_bytes,
     )
 
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from data.checksums import UNKNOWN, changed_records
 from data.counts import labelled_mask
-from data.dataset import LabelSet, Signal
+from data.dataset import FEATURES_BYTES, LabelSet, Signal
 from data.folds import strata, stratified_folds, stratified_subset
 from data.preprocessing import Step, output_signal, preprocess
 from data.reader import RecordTable
@@ -32,6 +32,7 @@ class Plan:
     drop_unlabelled: bool
     finetune_label_ratio: float = 1.0  # share of the training patients
     seed: int = 18  # of that share
+    features_bytes: int = FEATURES_BYTES
 
     @property
     def signal(self) -> Signal:

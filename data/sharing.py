@@ -86,7 +86,7 @@ def build_dataset(plan: Plan, splits: Mapping[str, Split], statistics: Statistic
         train=splits.get("train", empty),
         val=splits.get("val", empty),
         test=splits.get("test"),
-        source=Source(plan.store, plan.fingerprint, _preprocessing(plan, statistics)),
+        source=Source(plan.store, plan.fingerprint, _preprocessing(plan, statistics), plan.features_bytes),
     )
 
 

@@ -207,6 +207,13 @@ class TrainConfig(LoopConfig):
             )
         return self
 
+    @property
+    def varies(self) -> bool:
+        """Whether a model sees a record otherwise in some epoch than in another, or in pieces."""
+        augmented = (self.amplitude_scale, self.lead_dropout, self.noise_mv, self.baseline_wander_mv)
+        mixed = (self.mixup_alpha, self.cutmix_alpha)
+        return self.crop_timesteps is not None or any(augmented) or any(mixed)
+
 
 def resolve_loss(config: TrainConfig, task: Task) -> Loss:
     """Return the loss that `config.loss` means for `task`."""

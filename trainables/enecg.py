@@ -25,15 +25,16 @@ from trainables.config import Governed, TrainConfig, check_config
 from trainables.enecg_loss import EnsembleCriterion, PackedAnswers
 from trainables.enecg_mixing import Averaged, Gate, Mixing, Stacking, StaticWeights, UniformWeights, WeightedMixing
 from trainables.enecg_network import EnsembleNetwork, Mixture
+from trainables.enecg_stacking import N_MEMBERS, PartsStep, StackingCriterion, deal_parts
 from trainables.expert_features import with_expert_features
 from trainables.experts.ecg_fm import EcgFmConfig
 from trainables.experts.expert import Expert
 from trainables.experts.table import AnyExpertConfig, build_expert
-from trainables.features import varies
 from trainables.losses import Criterion
 from trainables.macro_scores import macro_names, macro_scores
 from trainables.method import Method
 from trainables.seeds import Use, derive_seed
+from trainables.step import Step
 from trainables.trial import Trial
 from trainables.windows import window_signal
 
@@ -76,7 +77,8 @@ class EnecgConfig(TrainConfig):
     mixing: MixingName = Field(
         "gate",
         description="How the experts' answers become one. gate: with weights that follow from the record; static: with "
-        "learned weights; uniform: their mean; stacking: by a linear layer over all of them.",
+        "learned weights; uniform: their mean; stacking: by a linear layer over all of them, which learns from "
+        "patients that the heads do not: each expert has five heads, and each head leaves out a fifth of them.",
     )
     average: Averaged = Field(
         "probabilities",
@@ -133,7 +135,7 @@ class EnecgConfig(TrainConfig):
     @property
     def keeps_features(self) -> bool:
         """Whether trials take the experts' features from the cache."""
-        return self.feature_cache == "auto" and not varies(self)
+        return self.feature_cache == "auto" and not self.varies
 
     def variant(self, experts: Sequence[AnyExpertConfig], mixing: MixingName) -> EnecgConfig:
         """Return the same configuration with other experts or another mixing; what these have no use for is default."""
@@ -175,7 +177,8 @@ def build_model(config: EnecgConfig, signal: Signal, label_set: LabelSet) -> Ens
     experts, seen = _build_experts(config, signal), window_signal(config, signal)
     rows = _gate_rows(config, signal)
     widths = [expert.n_features for expert in experts]
-    heads = [_build_head(config, width, label_set.n_outputs) for width in widths]
+    n_members = N_MEMBERS if config.mixing == "stacking" else 1
+    heads = [_build_head(config, width, label_set.n_outputs) for _ in range(n_members) for width in widths]
     mixing = _build_mixing(config, len(experts), len(rows) * seen.n_timesteps, label_set)
     mixture = Mixture(widths, heads, mixing, len(rows), seen.n_timesteps, label_set)
     origin = ", ".join(
@@ -280,12 +283,15 @@ def train(config: EnecgConfig, dataset: Dataset, trial: Trial) -> None:
         dataset = with_expert_features(model, kinds, config.precision, dataset, trial.device)
     model.fit_scale(dataset.train, derive_seed(Use.SHUFFLE, trial.seed))
 
-    def build_step(model: nn.Module, criterion: Criterion, n_steps: int) -> BackPropagation:
+    def build_step(model: nn.Module, criterion: Criterion, n_steps: int) -> Step:
         assert isinstance(model, EnsembleNetwork)
-        whole = EnsembleCriterion(
-            criterion, len(model.experts), model.mixture.n_outputs, config.aux_weight, config.balance_weight
-        )
-        return BackPropagation(PackedAnswers(model), whole, config, trial)
+        sizes, answers = (len(model.experts), model.mixture.n_outputs), PackedAnswers(model)
+        if config.mixing != "stacking":
+            whole = EnsembleCriterion(criterion, *sizes, config.aux_weight, config.balance_weight)
+            return BackPropagation(answers, whole, config, trial)
+        parts_NM = deal_parts(dataset.train, dataset.label_set, derive_seed(Use.PART, trial.seed))
+        stacked = StackingCriterion(criterion, *sizes, config.aux_weight)
+        return PartsStep(BackPropagation(answers, stacked, config, trial), parts_NM)
 
     more_scores = partial(macro_scores, label_set=dataset.label_set)
     trainer.fit(model, config, dataset, trial, build_step, more_scores)

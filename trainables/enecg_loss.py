@@ -5,6 +5,7 @@ B: records, E: experts, K: outputs.
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from trainables.enecg_mixing import imbalance
@@ -13,14 +14,14 @@ from trainables.losses import Criterion
 
 
 class PackedAnswers(nn.Module):
-    """A network's answers as rows: what is trained, since a loss of all of them needs all of them."""
+    """A network's answers as rows, member by member: what is trained, since a loss of all of them needs them all."""
 
     def __init__(self, network: EnsembleNetwork) -> None:
         super().__init__()
         self.network = network
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.network.answers(x).packed()
+        return torch.cat([each.packed() for each in self.network.members(x)], dim=1)
 
 
 class EnsembleCriterion(nn.Module):

@@ -66,8 +66,8 @@ class WeightedMixing(Mixing):
 class Stacking(Mixing):
     """A linear layer over all experts' answers (Wolpert 1992), at first their mean.
 
-    It learns behind the experts: no gradient goes through it to their heads, which learn by themselves. An expert's
-    weight is its share of the layer's coefficients, by size.
+    It learns behind the experts: no gradient goes through it to their heads, which learn by themselves, from other
+    records (`trainables.enecg_stacking`). An expert's weight is its share of the layer's coefficients, by size.
     """
 
     def __init__(self, n_experts: int, n_outputs: int) -> None:

@@ -6,7 +6,7 @@ P: the numbers that stand for a record in front of the heads, F + G T.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple, Self
 
 import torch
@@ -46,6 +46,20 @@ class Answers(NamedTuple):
         mixed_BK, expert_BX, log_BE, dense_BE = torch.split(packed, sizes, dim=1)
         return Answers(mixed_BK, expert_BX.reshape(-1, n_experts, n_outputs), Weights(log_BE, dense_BE))
 
+    @staticmethod
+    def mean(members: Sequence[Answers]) -> Answers:
+        """Return the members' mean; their weights are the same."""
+        if len(members) == 1:
+            return members[0]
+        mixed_BK = torch.stack([each.mixed_BK for each in members]).mean(dim=0)
+        expert_BEK = torch.stack([each.expert_BEK for each in members]).mean(dim=0)
+        return Answers(mixed_BK, expert_BEK, members[0].weights)
+
+    def none(self) -> Answers:
+        """Return the answers for no record."""
+        weights = Weights(self.weights.log_BE[:0], self.weights.dense_BE[:0])
+        return Answers(self.mixed_BK[:0], self.expert_BEK[:0], weights)
+
 
 class FeatureScale(nn.Module):
     """features_BF -> the same with mean 0 and deviation 1 over training records, once `fit` has seen them."""
@@ -71,9 +85,11 @@ class FeatureScale(nn.Module):
 class Mixture(nn.Module):
     """All of an ensemble that is trained, behind its experts: packed_B1P -> logits_BK, or values_BK of a regression.
 
+    It may have several members, which have heads of their own and one mixing; their mean is the answer.
+
     Args:
         widths: of each expert's features.
-        heads: one an expert: its features -> logits_BK.
+        heads: one an expert, member by member: its features -> logits_BK.
         n_gate_leads: how many leads the mixing reads, of `n_timesteps` each.
     """
 
@@ -100,7 +116,7 @@ class Mixture(nn.Module):
         return sum(self.widths) + self._n_gate_leads * self._n_timesteps
 
     def forward(self, packed_B1P: Tensor) -> Tensor:
-        return self.answers(*self.unpack(packed_B1P)).mixed_BK
+        return Answers.mean(self.members(*self.unpack(packed_B1P))).mixed_BK
 
     def unpack(self, packed_B1P: Tensor) -> tuple[Tensor, Tensor | None]:
         """Return features_BF and lead_BGT; None where the mixing reads no lead."""
@@ -110,10 +126,14 @@ class Mixture(nn.Module):
         features_BF, lead_BX = torch.split(packed_B1P[:, 0], [n_features, self.n_inputs - n_features], dim=1)
         return features_BF, lead_BX.reshape(packed_B1P.shape[0], self._n_gate_leads, self._n_timesteps)
 
-    def answers(self, features_BF: Tensor, lead_BGT: Tensor | None) -> Answers:
-        """Return what heads and mixing say."""
+    def members(self, features_BF: Tensor, lead_BGT: Tensor | None) -> list[Answers]:
+        """Return what heads and mixing of each member say."""
         scaled = self.scale(features_BF).split(self.widths, dim=1)
-        logits_BEK = torch.stack([head(own_BD) for head, own_BD in zip(self.heads, scaled, strict=True)], dim=1)
+        firsts = range(0, len(self.heads), len(scaled))
+        return [self._answer(self.heads[first : first + len(scaled)], scaled, lead_BGT) for first in firsts]
+
+    def _answer(self, heads: Iterable[nn.Module], scaled: Sequence[Tensor], lead_BGT: Tensor | None) -> Answers:
+        logits_BEK = torch.stack([head(own_BD) for head, own_BD in zip(heads, scaled, strict=True)], dim=1)
         mixed_BK, weights = self.mixing(logits_BEK, lead_BGT)
         return Answers(self.units(mixed_BK), self.units(logits_BEK), weights)
 
@@ -153,11 +173,13 @@ class EnsembleNetwork(nn.Module):
         Args:
             x: ecg_BLT; packed_B1P where `reads_features`.
         """
+        return Answers.mean(self.members(x))
+
+    def members(self, x: Tensor) -> list[Answers]:
+        """Return what each member says; see `answers`."""
         if not _is_traced() and len(x) == 0:  # a worker without a share of the last batch, which experts refuse
-            whole = self.answers(x.new_zeros(1, *x.shape[1:]))
-            none = Weights(whole.weights.log_BE[:0], whole.weights.dense_BE[:0])
-            return Answers(whole.mixed_BK[:0], whole.expert_BEK[:0], none)
-        return self.mixture.answers(*self.read(x))
+            return [each.none() for each in self.members(x.new_zeros(1, *x.shape[1:]))]
+        return self.mixture.members(*self.read(x))
 
     def read(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
         """Return features_BF, what the experts make of the records one behind another, and lead_BGT, if any."""

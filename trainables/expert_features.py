@@ -19,48 +19,24 @@ from data.memory import MemorySplit
 from data.order import rank_slices, record_order
 from trainables.enecg_network import EnsembleNetwork
 from trainables.experts.expert import Expert
-from trainables.features import FrozenFunction
-from trainables.record_features import KeptFeatures, RecordFeatures
+from trainables.features import FeatureCache, FeatureSplit, FrozenFunction, KeptFeatures
 
 
 @dataclass(frozen=True)
-class PackedSplit:
-    """A `data.dataset.Split` whose records are packed_B1P: the features of all experts, then the leads of the gate.
+class PackedSplit(FeatureSplit):
+    """Records are packed_B1P: the features of all experts, then the leads of the gate.
 
     Attributes:
-        base: the records.
         features: of each expert for them.
         rows: the gate's leads.
     """
 
-    base: Split
     features: Sequence[KeptFeatures]
     rows: tuple[int, ...]
-
-    @property
-    def n_records(self) -> int:
-        return self.base.n_records
-
-    @property
-    def length_N(self) -> NDArray[np.int32]:
-        return self.base.length_N
-
-    @property
-    def labels_NK(self) -> NDArray[np.float32]:
-        return self.base.labels_NK
-
-    @property
-    def record_ids(self) -> NDArray[np.str_]:
-        return self.base.record_ids
-
-    @property
-    def patient_ids(self) -> NDArray[np.str_]:
-        return self.base.patient_ids
 
     def batches(
         self, batch_size: int, *, shuffle_seed: int | None = None, rank: int = 0, world_size: int = 1
     ) -> Iterator[Batch]:
-        """Yield this rank's slice of each global batch; see `data.dataset.Split.batches`."""
         if isinstance(self.base, MemorySplit):
             for batch in self._of_memory(self.base, batch_size, shuffle_seed, rank, world_size):
                 yield self._packed(batch, batch.ecg_BLT)
@@ -111,7 +87,7 @@ def with_expert_features(
         kinds: of the experts.
 
     Raises:
-        ValueError: as `RecordFeatures.get`.
+        ValueError: as `FeatureCache.get`.
     """
     if dataset.source is None or 0 in (dataset.train.n_records, dataset.val.n_records):  # the trainer will refuse it
         return dataset
@@ -126,7 +102,7 @@ def packed(
 ) -> PackedSplit:
     """Return a split of `dataset` with its experts' features, for a model that `reads_features`."""
     assert dataset.source is not None
-    cache, found = RecordFeatures.beside(dataset.source), []
+    cache, found = FeatureCache.beside(dataset.source), []
     for kind, expert in zip(kinds, model.experts, strict=True):
         assert isinstance(expert, Expert)
         found.append(cache.get(expert_function(kind, expert, precision, device), split, dataset.source))

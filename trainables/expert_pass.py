@@ -16,8 +16,7 @@ from numpy.typing import NDArray
 from data.dataset import Split
 from trainables.expert_features import expert_function
 from trainables.experts.table import AnyExpertConfig, build_expert
-from trainables.features import FrozenFunction
-from trainables.record_features import Answered, batches_of
+from trainables.features import Answered, FrozenFunction, batches_of
 
 if TYPE_CHECKING:
     from data.sharing import SharedDataset
@@ -37,7 +36,7 @@ class Tasks:
 
 @dataclass(frozen=True)
 class ExpertPass:
-    """One expert over one split of a shared data set, from the driver: a `trainables.record_features.Fill`."""
+    """One expert over one split of a shared data set, from the driver: a `trainables.features.Fill`."""
 
     config: AnyExpertConfig
     precision: str

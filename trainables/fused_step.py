@@ -163,7 +163,7 @@ class FusedStep(Step):
         self._masks: list[Tensor] | None = None  # fixed ones
         self._used: list[float] = []  # coefficients of the epoch's steps
 
-    def targets(self, targets_BK: NDArray[np.float32]) -> NDArray[np.float32]:
+    def targets(self, targets_BK: NDArray[np.float32], index_B: NDArray[np.int64]) -> NDArray[np.float32]:
         return self.objective.with_columns(targets_BK)
 
     def gradient(self, ecg_BLT: Tensor, targets_BJ: Tensor, number: int) -> Tensor:

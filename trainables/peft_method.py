@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from data.dataset import Dataset, LabelSet, Signal
 from trainables.back_propagation import BackPropagation
+from trainables.backbone_prefix import with_cached_prefix
 from trainables.backbones.architecture import architecture_of, build_network
 from trainables.backbones.backbone import Backbone, build_backbone
 from trainables.backbones.classifier import BackboneClassifier
@@ -21,7 +22,6 @@ from trainables.backbones.config import BackboneConfig
 from trainables.backbones.preflight import check_backbones
 from trainables.backbones.weights import load_pretrained
 from trainables.config import Governed
-from trainables.features import with_cached_prefix
 from trainables.losses import Criterion
 from trainables.method import Method
 from trainables.normalisation import GlobalStandardise

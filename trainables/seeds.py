@@ -17,6 +17,7 @@ class Use(IntEnum):
     AUGMENT = 3
     MIX = 4
     FOLD = 5  # the trial's seed of each fold of a cross-validation
+    PART = 6  # which training records stacking holds out from which heads
     BACKBONE = 9  # random weights that all trials share
     DIRECTION = 20  # of a zeroth-order gradient
     SPARSITY = 21

@@ -37,8 +37,12 @@ class Step(ABC):
         """Return what the learning rate of the parameter `name` is multiplied by; asked once, before training."""
         return 1.0
 
-    def targets(self, targets_BK: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return what a batch is to learn: its targets, and columns of the step's own behind them; mixed alike."""
+    def targets(self, targets_BK: NDArray[np.float32], index_B: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Return what a batch is to learn: its targets, and columns of the step's own behind them; mixed alike.
+
+        Args:
+            index_B: the records' positions in the training split.
+        """
         return targets_BK
 
     def after(self, number: int) -> None:  # noqa: B027  (adds nothing)

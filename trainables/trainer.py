@@ -232,7 +232,7 @@ def _prepared(
     for number, batch in enumerate(batches):
         ecg_BLT = augment_records(batch, config, dataset.signal.fs_hz, seeds)
         targets_BK = targets_from_labels(batch.labels_BK, dataset.label_set).numpy()
-        targets_BK = learner.step.targets(targets_BK)
+        targets_BK = learner.step.targets(targets_BK, batch.index_B)
         ecg_BLT, targets_BK = mix_records(ecg_BLT, targets_BK, config, trial.seed, epoch, number, trial.rank)
         yield _to_device(ecg_BLT, trial.device), _to_device(targets_BK, trial.device)
 

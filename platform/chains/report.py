@@ -32,6 +32,12 @@ class StageRow:
     time: str
     link: str
 
+    @property
+    def outcome(self) -> str:
+        """The first number on test, which is of the search's own metric where test has it; else the last one."""
+        numbers = self.headline.split(", ")
+        return next((each for each in numbers if each.startswith("test/")), numbers[-1])
+
 
 def write_chain_report(folder: Path, chain: Chain, command: str) -> None:
     """Write `report.html` into the chain's folder; a reader sees the old file or the new one."""
@@ -103,7 +109,7 @@ def _cards(rows: list[StageRow], records: dict[str, SweepRecord]) -> Iterator[Ca
     done = [row for row in rows if row.state == "done"]
     yield Card("stages", f"{len(done)} of {len(rows)}", "done")
     if done:
-        yield Card("last outcome", done[-1].headline.split(", ")[-1] or "done", done[-1].name)
+        yield Card("last outcome", done[-1].outcome or "done", done[-1].name)
     trials, epochs = sum(row.trials for row in rows), sum(row.epochs for row in rows)
     yield Card("cost", format_duration(sum(map(_elapsed_s, records.values()))), f"{trials:,} trials, {epochs:,} epochs")
     looks = sum(len(record.tested) for record in records.values())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,13 @@ from data.config import DataConfig
 from data.ingest import ingest_serially
 from data.kinds.mimic_iv_ecg import MimicIvEcgConfig, build_reader
 from data.loading import make_store, materialise
+from platform.models.trained_model import read_trained_model
 from tests.sweeps.mimic_layout import write_mimic
-from tests.sweeps.workplace import Workplace, states
+from tests.sweeps.workplace import TINY_CNN, Workplace, states
 from trainables.enecg import EnecgConfig, frozen_expert
 from trainables.expert_features import expert_function
 from trainables.expert_pass import ExpertPass, Tasks
-from trainables.record_features import RecordFeatures
+from trainables.features import FeatureCache
 
 EXPERTS = [
     {"kind": "dlinear", "features": ["embeddings"]},
@@ -46,8 +48,8 @@ def test_a_pass_through_ray_data_gives_what_one_process_does(tmp_path: Path) -> 
     function = expert_function("dlinear", frozen_expert(expert, dataset.signal), "fp32", CPU)
     tasks = ExpertPass(expert, "fp32", shared, "train", Tasks(2, cpus=1, gpus=0))
     rows = np.arange(dataset.train.n_records)
-    here = RecordFeatures(tmp_path / "here").get(function, dataset.train, dataset.source).take(rows)
-    through_ray = RecordFeatures(tmp_path / "ray").get(function, dataset.train, dataset.source, tasks).take(rows)
+    here = FeatureCache(tmp_path / "here", 10**9).get(function, dataset.train, dataset.source).take(rows)
+    through_ray = FeatureCache(tmp_path / "ray", 10**9).get(function, dataset.train, dataset.source, tasks).take(rows)
     np.testing.assert_allclose(through_ray, here, rtol=1e-5, atol=1e-6)
 
 
@@ -69,7 +71,7 @@ def test_a_sweep_compares_experts_mixings_and_oracle(
         "method": "enecg",
         "data": store(place.folder, labels),
         "params": {"experts": EXPERTS, "mixing": {"choice": ["gate", "static"]}, "head_width": 16, "lr": 1e-3},
-        "search": {"metric": metric, "mode": mode, "sampler": "grid"},
+        "search": {"metric": metric, "mode": mode, "sampler": "grid", "scheduler": "none"},
         "budget": {"trials": 2, "epochs": 2},
     }
     assert place.sweep(**sections, **({} if folds is None else {"folds": folds})) == 0
@@ -78,7 +80,7 @@ def test_a_sweep_compares_experts_mixings_and_oracle(
     table = pd.read_csv(run / "result" / "experts.csv")
     names = table["ensemble"].tolist()
     assert names[:3] == ["dlinear_1", "dlinear_2", "timesnet"]
-    assert names[-1] == "oracle (best expert of each record)"
+    assert names[-1] == "oracle"
     assert sum(name.endswith("(best trial)") for name in names) == 1 and len(names) == 3 + 4 + 1
     headline = "mae" if mode == "min" else "accuracy"
     alone, oracle = table[headline][:3], table[headline].iloc[-1]
@@ -135,3 +137,37 @@ def test_an_ensemble_that_cannot_be_exported_says_so_and_works(
     run = place.runs / "tiny-001"
     assert "no ONNX file, since HuBERT-ECG's filters run forwards and backwards" in capsys.readouterr().out
     assert not (run / "best" / "model.onnx").exists() and (run / "best" / "model.safetensors").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_the_winner_of_another_methods_search_becomes_an_expert(place: Workplace) -> None:
+    chain = {
+        "name": "chain",
+        "seed": 3,
+        "data": store(place.folder, "gender"),
+        "search": {"metric": "val/auroc", "mode": "max"},
+        "budget": {"trials": 2, "epochs": 2},
+        "tracking": {"uri": place.tracking_uri, "experiment": place.folder.name},
+        "stages": {
+            "cnn": {"method": "supervised", "params": {**TINY_CNN, "lr": {"choice": [1e-2, 1e-4]}}},
+            "ensemble": {
+                "method": "enecg",
+                "params": {
+                    "experts": [{"kind": "trained", "weights": {"from": "cnn.best"}}, EXPERTS[0]],
+                    "mixing": {"choice": ["gate", "stacking"]},
+                    "head_width": 16,
+                },
+            },
+        },
+    }
+    path = place.folder / "chain.yaml"
+    path.write_text(json.dumps(chain), encoding="utf-8")
+    assert place.main(path) == 0
+    ensemble = place.runs / "chain-001" / "ensemble"
+    names = pd.read_csv(ensemble / "result" / "experts.csv")["ensemble"].tolist()
+    assert names[:2] == ["trained", "dlinear"]
+    winner = place.runs / "chain-001" / "cnn" / "best"
+    config = read_trained_model(ensemble).config
+    assert isinstance(config, EnecgConfig) and config.experts[0].weights == str(winner.absolute())
+    assert (ensemble / "best" / "model.onnx").exists()

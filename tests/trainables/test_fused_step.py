@@ -42,7 +42,7 @@ def build_step(**params: Any) -> tuple[FusedStep, Tensor, Tensor]:
     objective = build_objective(config, criterion, DATASET, "cpu")
     step = FusedStep(network, objective, config, n_steps=10, trial=PlainTrial(7))
     batch = next(DATASET.train.batches(24))
-    return step, torch.from_numpy(batch.ecg_BLT), torch.from_numpy(step.targets(batch.labels_BK))
+    return step, torch.from_numpy(batch.ecg_BLT), torch.from_numpy(step.targets(batch.labels_BK, batch.index_B))
 
 
 def gradients(step: FusedStep, ecg_BLT: Tensor, targets_BJ: Tensor, number: int = 0) -> dict[str, Tensor]:

@@ -25,10 +25,11 @@ from trainables.weight_files import read_state
 
 HEAD = "proj"  # of a fine-tuned checkpoint, outside its encoder
 INPUT = ExpertInput(LEADS_12, 500.0, 2_500, "lead", resampling="linear", missing="zero")
+BUNDLED_INPUT = ExpertInput(LEADS_12, 250.0, 1_250, "lead", missing="zero")  # of what 0.5 to 40 Hz leave
 
 
 class EcgFmConfig(ExpertConfig):
-    """ECG-FM: 5 s of twelve leads at 500 Hz, each lead standardised over the record, as it was trained."""
+    """ECG-FM: 5 s of twelve leads, each standardised over the record, as it was trained; 500 Hz, bundled 250 Hz."""
 
     available: ClassVar[tuple[str, ...]] = ("embeddings", "logits")
 
@@ -55,10 +56,11 @@ class EcgFm(WindowExpert):
 
     def __init__(self, config: EcgFmConfig, signal: Signal) -> None:
         self._backbone_config = BackboneConfig(backbone="ecg_fm", size=config.size, weights=config.weights)
-        window = Signal(INPUT.lead_names, INPUT.fs_hz, INPUT.n_timesteps)
+        wanted = BUNDLED_INPUT if config.weights == "bundled" else INPUT
+        window = Signal(wanted.lead_names, wanted.fs_hz, wanted.n_timesteps)
         backbone = Backbone(self._backbone_config, window)
         widths = {"embeddings": backbone.hidden_size, "logits": config.n_labels}
-        super().__init__(config, signal, widths, INPUT)
+        super().__init__(config, signal, widths, wanted)
         self.backbone = backbone
         self.head = nn.Linear(backbone.hidden_size, config.n_labels) if "logits" in config.features else None
 

@@ -16,7 +16,7 @@ from data.dataset import Signal
 from trainables.experts.config import ExpertConfig
 from trainables.features import digest_of
 
-Normalisation = Literal["none", "lead", "record"]
+Normalisation = Literal["none", "lead", "record", "minmax"]
 Resampling = Literal["linear", "polyphase"]
 
 
@@ -28,7 +28,7 @@ class ExpertInput:
         lead_names: in its order; see `missing`.
         n_timesteps: of one window, at `fs_hz`.
         normalisation: before windows are cut, over a record's own length: lead: mean 0 and deviation 1 of each lead;
-            record: of all leads together; none: mV.
+            record: of all leads together; minmax: each lead from -1 to 1; none: mV.
         missing: a lead that the records lack: an error, or zeros.
     """
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any, ClassVar, Final, Literal
 
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 
 from data.dataset import Signal
 from data.leads import LEADS_12, Leads
@@ -18,18 +18,18 @@ from trainables.backbones.architecture import build_network
 from trainables.experts.config import ExpertConfig
 from trainables.experts.expert import Expert, ExpertInput
 from trainables.experts.outside_steps import apply_outside
-from trainables.experts.view import cut_side_by_side
+from trainables.experts.view import View, Windows, cut_side_by_side
 from trainables.hubert_ecg_encoder import HubertEcgSize, hubert_ecg_architecture
 from trainables.hubert_ecg_weights import load_encoder
 from trainables.token_encoder import conv_features, count_tokens, encode, lay_out, mean_of_tokens, valid_tokens
 
-FS_HZ: Final = 100.0  # behind the steps
-N_TIMESTEPS: Final = 500  # of a window: 5 s, as it was pretrained
+INPUT: Final = ExpertInput(LEADS_12, 100.0, 500, "none", missing="zero")  # of what the steps leave
 STEPS: Final = tuple(map(Step.of, (Leads(names=LEADS_12, missing="zero"), *HUBERT_ECG)))
+BUNDLED_INPUT: Final = ExpertInput(LEADS_12, 500.0, 2_500, "minmax", missing="zero")  # of what 0.5 to 40 Hz leave
 
 
 class HubertEcgExpertConfig(ExpertConfig):
-    """HuBERT-ECG: 5 s of twelve leads at 100 Hz, filtered and scaled to [-1, 1] over the record, as it was trained."""
+    """HuBERT-ECG: 5 s of twelve leads, scaled to [-1, 1] over the record; 100 Hz, filtered first, bundled 500 Hz."""
 
     available: ClassVar[tuple[str, ...]] = ("embeddings",)
 
@@ -47,21 +47,33 @@ class HubertEcgExpertConfig(ExpertConfig):
     )
 
 
-class HubertEcgExpert(Expert):
-    """embeddings: hidden size.
+class FilteredView(nn.Module):
+    """ecg_BLT of `signal` -> windows of what the steps leave.
 
-    Its filters run forwards and backwards over the whole record, outside of any graph; windows are cut after them.
+    The filters among them run forwards and backwards over the whole record, outside of any graph.
     """
+
+    def __init__(self, signal: Signal) -> None:
+        super().__init__()
+        self._signal, self._n_stored = signal, output_signal(STEPS, signal).n_timesteps
+
+    def forward(self, ecg_BLT: Tensor) -> Windows:
+        ecg_BLT, length_B11 = apply_outside(STEPS, None, ecg_BLT, self._signal)
+        return cut_side_by_side(ecg_BLT, length_B11, self._n_stored, INPUT.n_timesteps)
+
+
+class HubertEcgExpert(Expert):
+    """embeddings: hidden size."""
 
     config: HubertEcgExpertConfig
 
     def __init__(self, config: HubertEcgExpertConfig, signal: Signal) -> None:
-        architecture = hubert_ecg_architecture(config.size, FS_HZ)
-        wanted = ExpertInput(LEADS_12, FS_HZ, N_TIMESTEPS, "none", missing="zero")
+        wanted = BUNDLED_INPUT if config.weights == "bundled" else INPUT
+        architecture = hubert_ecg_architecture(config.size, wanted.fs_hz)
         super().__init__(config, signal, {"embeddings": architecture.hidden_size}, wanted)
-        self._n_stored = output_signal(STEPS, signal).n_timesteps
+        self.view = View(wanted, signal) if config.weights == "bundled" else FilteredView(signal)
         self._architecture = architecture
-        self._n_tokens = count_tokens(architecture, len(LEADS_12), N_TIMESTEPS)
+        self._n_tokens = count_tokens(architecture, len(LEADS_12), wanted.n_timesteps)
         self.network: Any = build_network(architecture, masks=False)
 
     def load(self) -> None:
@@ -69,15 +81,15 @@ class HubertEcgExpert(Expert):
 
     @property
     def preparation(self) -> object:
-        return STEPS
+        return STEPS if isinstance(self.view, FilteredView) else None
 
     @property
-    def not_exported_since(self) -> str:
-        return "HuBERT-ECG's filters run forwards and backwards over a whole record"
+    def not_exported_since(self) -> str | None:
+        is_filtered = isinstance(self.view, FilteredView)
+        return "HuBERT-ECG's filters run forwards and backwards over a whole record" if is_filtered else None
 
     def forward(self, ecg_BLT: Tensor) -> Tensor:
-        ecg_BLT, length_B11 = apply_outside(STEPS, None, ecg_BLT, self.signal)
-        windows = cut_side_by_side(ecg_BLT, length_B11, self._n_stored, N_TIMESTEPS)
+        windows: Windows = self.view(ecg_BLT)
         return windows.mean(self._encode(windows.ecg_RLT))
 
     def _encode(self, ecg_RLT: Tensor) -> Tensor:

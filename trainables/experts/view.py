@@ -5,6 +5,7 @@ B: records, W: windows of a record, R = B W: windows of a batch, S = B L: series
 
 from __future__ import annotations
 
+import math
 from fractions import Fraction
 from typing import NamedTuple
 
@@ -15,6 +16,7 @@ from scipy import signal as scipy_signal
 from torch import Tensor, nn
 
 from data.dataset import Signal
+from data.leads import MIN_SD_MV
 from data.resampling import rate_ratio, resampled_length
 from trainables.experts.expert import ExpertInput
 from trainables.standardise import SMALLEST_DEVIATION, before_padding
@@ -104,11 +106,22 @@ def _normalise(ecg_BLT: Tensor, length_B11: Tensor, wanted: ExpertInput) -> Tens
     if wanted.normalisation == "none":
         return ecg_BLT
     is_signal_B1T = _before(length_B11, ecg_BLT)
+    if wanted.normalisation == "minmax":
+        return _to_unit_range(ecg_BLT, is_signal_B1T)
     over, n_leads = ((2,), 1) if wanted.normalisation == "lead" else ((1, 2), ecg_BLT.shape[1])
     n_B11 = length_B11.clamp(min=1) * n_leads
     centred_BLT = (ecg_BLT - ecg_BLT.sum(dim=over, keepdim=True) / n_B11) * is_signal_B1T
     deviation = (centred_BLT.square().sum(dim=over, keepdim=True) / n_B11).sqrt()
     return torch.where(deviation > SMALLEST_DEVIATION, centred_BLT / deviation.clamp(min=SMALLEST_DEVIATION), 0.0)
+
+
+def _to_unit_range(ecg_BLT: Tensor, is_signal_B1T: Tensor) -> Tensor:
+    """Scale each lead's signal to -1 to 1, as `data.scaling.MinMax`; a constant one becomes zero."""
+    is_padding_B1T = is_signal_B1T == 0
+    low_BL1 = ecg_BLT.masked_fill(is_padding_B1T, math.inf).amin(dim=2, keepdim=True)
+    range_BL1 = ecg_BLT.masked_fill(is_padding_B1T, -math.inf).amax(dim=2, keepdim=True) - low_BL1
+    scaled_BLT = 2 * (ecg_BLT - low_BL1) / range_BL1.clamp(min=MIN_SD_MV) - 1
+    return torch.where((range_BL1 > MIN_SD_MV) & ~is_padding_B1T, scaled_BLT, 0.0)
 
 
 def _before(length_B11: Tensor, ecg_BLT: Tensor) -> Tensor:

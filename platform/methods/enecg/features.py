@@ -18,7 +18,7 @@ from trainables.enecg import EnecgConfig, frozen_expert
 from trainables.expert_features import expert_function
 from trainables.expert_pass import ExpertPass, Role, Tasks
 from trainables.experts.table import AnyExpertConfig
-from trainables.record_features import RecordFeatures
+from trainables.features import FeatureCache
 
 N_DRAWN = 64  # configurations of a space that are looked at
 MOST_CPU_TASKS = 4  # each has its own copy of an expert, and some CPUs
@@ -62,7 +62,7 @@ def _tasks(spec: Spec) -> Tasks:
 def _compute(config: AnyExpertConfig, precision: str, dataset: SharedDataset, tasks: Tasks) -> None:
     opened = dataset.open()
     assert opened.source is not None
-    cache, device = RecordFeatures.beside(opened.source), torch.device("cuda" if tasks.gpus else "cpu")
+    cache, device = FeatureCache.beside(opened.source), torch.device("cuda" if tasks.gpus else "cpu")
     function = expert_function(config.kind, frozen_expert(config, dataset.signal), precision, device)
     start_s, n_computed = time.perf_counter(), 0
     splits: dict[Role, Split] = {"train": opened.train, "val": opened.val}

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from data.dataset import LabelSet
 from platform.methods.enecg.figures import cost_figure, weights_figure
 from platform.methods.enecg.runs import Run, Runs
-from platform.methods.enecg.subsets import Subset, cheapest, drop_experts
+from platform.methods.enecg.subsets import Subset, as_good_as, cheapest, drop_experts
 from platform.methods.expert_cost import ExpertCost, measure_experts
 from platform.methods.finished_sweep import Findings, FinishedSweep
 from platform.pages.page import Cell, Picture, Table, picture
@@ -38,7 +38,7 @@ MIXINGS: Final[Mapping[MixingName, str]] = {
     "uniform": "uniform mean", "static": "static weights", "gate": "gate", "stacking": "stacking"
 }  # fmt: skip
 METRICS: Final = ("mae", "mse", "accuracy", "macro_precision", "macro_recall", "macro_f1", "auroc", "map", "r2")
-ORACLE: Final = "oracle (best expert of each record)"
+ORACLE: Final = "oracle"
 
 
 @dataclass(frozen=True)
@@ -223,8 +223,9 @@ def _pictures(runs: Runs, gate: Run, weights: pd.DataFrame, subsets: Sequence[Su
         picture("Experts' weights by label", caption, weights_figure(names, means)),
         picture(
             f"{metric} over cost",
-            f"validation {metric} of smaller ensembles; cost: the experts' time for one record on this machine",
-            cost_figure([(each.name, each.ms, each.value) for each in subsets], metric),
+            f"validation {metric} of ensembles of so many experts and of each alone (point at one for its names); "
+            "cost: the experts' time for one record on this machine; dotted: what counts as good as the whole",
+            cost_figure(subsets, metric, as_good_as(subsets[0], runs.sign)),
         ),
     ]
 
@@ -236,10 +237,11 @@ def _table(runs: Runs, rows: Sequence[Row], sweep: FinishedSweep) -> Table:
     metrics = [name for name in METRICS if name in _scores(runs, rows[0])]
     where = "validation, as there is no test fold" if sweep.held_out is None else "test"
     caption = (
-        f"trained as the best trial, with its seed; metrics on {where}, with 95 % intervals by patient; trainable, "
-        "training and memory are of heads and mixing"
+        f"trained as the best trial, with its seed; metrics on {where}, with 95 % intervals by patient; oracle: the "
+        "best expert of each record; trainable, training and peak: of heads and mixing; ms a record: of the experts"
     )
-    columns = ("ensemble", *metrics, "trainable", "training s", "peak MiB", "experts, ms a record")
+    names = [name.replace("_", " ") for name in metrics]
+    columns = ("ensemble", *names, "trainable", "training s", "peak MiB", "ms a record")
     return Table("Experts and mixings", caption, columns, [_cells(runs, row, metrics) for row in rows])
 
 
@@ -249,7 +251,7 @@ def _cells(runs: Runs, row: Row, metrics: Sequence[str]) -> list[Cell]:
     for name in metrics:
         low, high = row.intervals.get(name, (float("nan"), float("nan")))
         value = scores.get(name, float("nan"))
-        cells.append(Cell(f"{value:.3f} ({low:.3f} to {high:.3f})", value))
+        cells.append(Cell(f"{value:.3f} ({low:.2f} to {high:.2f})", value))
     if row.run is None:
         return [*cells, Cell("-"), Cell("-"), Cell("-"), Cell(f"{row.ms:.2f}", row.ms)]
     run = row.run

@@ -45,10 +45,15 @@ class Subset:
         )
 
 
+def as_good_as(whole: Subset, sign: float) -> float:
+    """Return the value that is `TOLERANCE` worse than that of the whole."""
+    return whole.value - sign * TOLERANCE * abs(whole.value)
+
+
 def cheapest(subsets: Sequence[Subset], sign: float) -> Subset:
-    """Return the cheapest ensemble at most `TOLERANCE` worse than the first, the whole; the better of equals."""
+    """Return the cheapest ensemble as good as the first, the whole; the better of equals."""
     whole = subsets[0]
-    least = sign * whole.value - TOLERANCE * abs(whole.value)
+    least = sign * as_good_as(whole, sign)
     return min(
         (each for each in subsets if each is whole or sign * each.value >= least),
         key=lambda each: (each.ms, -sign * each.value),

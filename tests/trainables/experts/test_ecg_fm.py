@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -11,11 +12,14 @@ from torch import Tensor
 from data.leads import LEADS_12
 from data.preprocessing import Step, preprocess
 from data.presets import ECG_FM
+from data.resampling import Resample
+from data.scaling import Zscore
 from tests.trainables.backbones.fairseq_ecg_fm import state_of
 from tests.trainables.experts.whole_records import SIGNAL, records_of
 from trainables.backbones.architecture import architecture_of
 from trainables.experts.ecg_fm import EcgFm, EcgFmConfig
 from trainables.experts.table import build_expert
+from trainables.weight_files import BUNDLED
 
 
 @pytest.fixture(scope="module")
@@ -53,3 +57,16 @@ def test_logits_need_a_fine_tuned_file_of_as_many_labels(state: dict[str, Tensor
     torch.save({"model": bare}, tmp_path / "bare.pt")
     with pytest.raises(ValueError, match=r"has no proj\.weight, so it is not fine-tuned"):
         build_expert(EcgFmConfig(weights=str(tmp_path / "bare.pt"), features=("logits",)), SIGNAL)
+
+
+def test_the_bundled_one_reads_250_hz_as_it_was_pretrained() -> None:
+    expert = build_expert(EcgFmConfig(weights="bundled"), SIGNAL)
+    assert isinstance(expert, EcgFm)
+    card = json.loads((BUNDLED / "ecg_fm_tiny.json").read_text(encoding="utf-8"))
+    assert expert.input.fs_hz == card["fs_hz"]
+    assert card["seen"][-1]["preprocess"][-1]["zscore"]["per"] == expert.input.normalisation
+    ecg_BLT = records_of(lengths=(1_000, 1_000))
+    steps = [Step.of(Resample(fs_hz=250)), Step.of(Zscore(per="lead"))]
+    prepared = torch.from_numpy(preprocess(ecg_BLT.numpy(), steps, SIGNAL))
+    halves = torch.stack([expert.backbone(prepared[:, :, :1_250]), expert.backbone(prepared[:, :, 1_250:])])
+    torch.testing.assert_close(expert(ecg_BLT), halves.mean(dim=0), rtol=5e-3, atol=5e-3)

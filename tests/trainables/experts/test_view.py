@@ -11,6 +11,7 @@ import torch
 from data.dataset import Signal
 from data.leads import LEADS_12
 from data.resampling import resample
+from data.scaling import MinMax
 from tests.trainables.experts.whole_records import SIGNAL, records_of
 from trainables.experts.expert import ExpertInput, Resampling
 from trainables.experts.view import View
@@ -68,6 +69,16 @@ def test_each_lead_or_the_whole_record_is_standardised_over_its_own_length() -> 
     assert float(by_record.mean()) == pytest.approx(0, abs=1e-5)
     assert float(by_record.std(correction=0)) == pytest.approx(1, rel=1e-4)
     assert float(by_record[11].std() / by_record[0].std()) > 2
+
+
+def test_each_lead_is_scaled_over_its_own_length_as_preprocessing_does() -> None:
+    ecg_BLT = records_of() * torch.arange(1, 13)[:, None]
+    ecg_BLT[0, 4] = 2  # a lead without a signal
+    found = View(replace(wanted(), normalisation="minmax"), SIGNAL)(ecg_BLT).ecg_RLT
+    for row, length in enumerate((1_000, 700, 1_000)):
+        expected_1LT = MinMax().apply(ecg_BLT[row : row + 1, :, :length].numpy(), SIGNAL)
+        np.testing.assert_allclose(found[row : row + 1, :, :length], expected_1LT, atol=1e-5)
+        assert not found[row, :, length:].any()
 
 
 def test_leads_are_found_by_name_and_missing_ones_are_zeros_where_the_expert_knows_them() -> None:

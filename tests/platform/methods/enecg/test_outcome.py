@@ -9,7 +9,7 @@ import pytest
 from data.dataset import LabelSet, Task
 from platform.methods.enecg.figures import cost_figure, weights_figure
 from platform.methods.enecg.outcome import groups_by_label, record_losses
-from platform.methods.enecg.subsets import Subset, cheapest
+from platform.methods.enecg.subsets import Subset, as_good_as, cheapest
 from trainables.evaluation import Evaluation
 from trainables.metrics import Scores
 
@@ -75,5 +75,7 @@ def test_records_are_grouped_by_class_by_label_or_by_quarter() -> None:
 
 def test_pictures_have_a_bar_for_each_expert_and_a_point_for_each_ensemble() -> None:
     assert len(weights_figure(["a", "b"], {"sinus (2)": [0.3, 0.7]}).data) == 2
-    figure = cost_figure([(each.name, each.ms, each.value) for each in SUBSETS], "auroc")
-    assert list(figure.data[0].x) == [30.0, 20.0, 10.0, 12.0]
+    figure = cost_figure(SUBSETS, "auroc", as_good_as(WHOLE, 1.0))
+    assert list(figure.data[0].x) == [10.0, 12.0, 20.0, 30.0]
+    assert list(figure.data[0].text) == ["a", "b", "2", "3"]
+    assert figure.layout.shapes[0].y0 == pytest.approx(0.891)
