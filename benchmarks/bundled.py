@@ -136,7 +136,7 @@ def peft_config(cell: Cell, fs_hz: float, seed: int, options: argparse.Namespace
         "size": SIZE,
         "weights": cell.weights,
         "weights_seed": seed if cell.weights == "random" else 0,
-        "resample_factor": max(1.0, card.fs_hz / fs_hz),
+        "resample_factor": max(options.resample_factor, card.fs_hz / fs_hz),
         "tuning": cell.tuning,
         "epochs": options.epochs,
         "batch_size": 16,  # few records make few steps
@@ -204,6 +204,9 @@ def _parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--store", type=Path, metavar="STORE", help="tune on this store instead of synthetic records")
     parser.add_argument("--labels", metavar="SET", help="its label set, where it has several")
     parser.add_argument("--duration-s", type=float, default=5.0, help="how much of its records is taken, s (5)")
+    parser.add_argument(
+        "--resample-factor", type=float, default=1.0, help="at least, for short records to have tokens (1)"
+    )
     parser.add_argument("--share", type=float, default=1.0, help="share of the training patients to train on (1)")
     parser.add_argument("--records", type=int, default=600, help="synthetic records (600)")
     parser.add_argument("--backbones", nargs="+", choices=BACKBONES, default=BACKBONES, help="all by default")

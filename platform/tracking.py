@@ -15,7 +15,7 @@ import logging
 import os
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import IO, Any
@@ -68,6 +68,13 @@ class JournalFollower:
             self.record.apply(event)
         return events
 
+    def forget_curves(self, events: Iterable[Event]) -> None:
+        """Drop reports and parameters of trials that ended in `events`, which are sent: the driver has its own."""
+        for event in events:
+            if event.kind == "ended":
+                trial = self.record.run(event.trial)
+                trial.reports, trial.report_times_s, trial.params, trial.distributions = {}, {}, {}, {}
+
 
 class Outbox:
     """What of a sweep's journal MLflow still has to hear: the target, the cursor, and the sending of it.
@@ -108,6 +115,7 @@ class Outbox:
                 self._open_mirror().send(self._journal.record, events)
                 self._offset = self._journal.offset
                 self._save()
+                self._journal.forget_curves(events)
                 n_sent += len(events)
         except UNREACHABLE:
             self._mirror, self._journal = None, JournalFollower(self._folder)

@@ -76,7 +76,7 @@ class TrialSetup:
 
 @dataclass(frozen=True)
 class TrialTask:
-    """One trial, as the searcher hands it to Tune: a plain dictionary on the way."""
+    """One trial, as the searcher hands it to Tune: JSON on the way."""
 
     trial: str
     seed: int
@@ -235,7 +235,7 @@ def build_trainable(setup: TrialSetup) -> Callable[[dict[str, Any]], dict[str, s
     """Return the function that Ray Tune runs for every trial of the sweep."""
 
     def train_trial(config: dict[str, Any]) -> dict[str, str]:
-        return _run(setup, TrialTask(**config))
+        return _run(setup, TrialTask(**json.loads(config["task"])))
 
     return train_trial
 

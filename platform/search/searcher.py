@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -44,7 +45,7 @@ class StudySearcher(StaysHere, Searcher):
         if task is None:  # a trial that is under way may be lost, and handed out once more
             return None if self._live else Searcher.FINISHED
         self._live.add(trial_id)
-        return task
+        return {"trial": task["trial"], "task": json.dumps(task)}  # Tune keeps five copies; of a text, they are one
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Nothing: the scheduler has passed the result on already."""

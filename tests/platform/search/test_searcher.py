@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -25,8 +26,8 @@ def searcher_of(session: Session, concurrency: int = 10) -> StudySearcher:
     return StudySearcher(session.study, lambda: concurrency)
 
 
-def tune_trial(task: dict[str, Any], error_file: Path) -> Any:
-    return SimpleNamespace(config=task, error_file=str(error_file))
+def tune_trial(config: dict[str, Any], error_file: Path) -> Any:
+    return SimpleNamespace(config=config, error_file=str(error_file))
 
 
 def test_a_proposal_waits_until_the_cluster_has_room_for_it(session: Session) -> None:
@@ -45,17 +46,18 @@ def test_a_proposal_waits_until_the_cluster_has_room_for_it(session: Session) ->
 
 def test_a_trial_whose_process_died_goes_on_from_what_it_has_reported(session: Session, tmp_path: Path) -> None:
     processes, searcher = TrialProcesses(session.study, on_step=lambda: None), searcher_of(session)
-    tasks = [searcher.suggest(name) for name in ("tune-0", "tune-1")]
+    configs = [searcher.suggest(name) for name in ("tune-0", "tune-1")]
+    task = json.loads(configs[0]["task"])
     (tmp_path / "error.txt").write_text("the node died")
-    trial = tune_trial(tasks[0], tmp_path / "error.txt")
+    trial = tune_trial(configs[0], tmp_path / "error.txt")
     processes.on_trial_start(iteration=0, trials=[trial], trial=trial)
-    session.report(tasks[0], 1)
-    session.report(tasks[0], 2)
+    session.report(task, 1)
+    session.report(task, 2)
     assert searcher.suggest("tune-2") is None, "no end while a trial is under way"
     searcher.on_trial_complete("tune-0", error=True)
     processes.on_trial_error(iteration=0, trials=[trial], trial=trial)
     assert session.study.running == []
-    assert searcher.suggest("tune-3") == {**tasks[0], "epochs_reported": 2}
+    assert json.loads(searcher.suggest("tune-3")["task"]) == {**task, "epochs_reported": 2}
     processes.on_trial_start(iteration=0, trials=[trial], trial=trial)
     record = session.record.trials["t0000"]
     assert (record.state, record.attempts, record.losses) == ("RUNNING", 2, 1)
