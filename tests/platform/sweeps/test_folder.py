@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from platform import sweep
+from platform.sweep_request import read_request
 from platform.sweeps import folder as sweep_folder
 from platform.sweeps.folder import (
     ROOT,
@@ -187,12 +188,12 @@ def resumed(tmp_path: Path, sampler: str, *overrides: str) -> list[str]:
     spec_file, folder = tmp_path / "tiny.yaml", tmp_path / "tiny-001"
     spec_file.write_text(SPEC_TEXT.replace("SAMPLER", sampler))
     folder.mkdir()
-    first, _ = sweep._read_request(sweep._parse_arguments([str(spec_file)]))
+    first, _ = read_request(sweep._parse_arguments([str(spec_file)]))
     journal = Journal(folder)
     journal.append("opened", spec=first.flat(), fingerprint="", code="", overrides=())
     journal.close()
     flags = [flag for override in overrides for flag in ("--set", override)]
-    spec, request = sweep._read_request(sweep._parse_arguments([str(spec_file), "--resume", str(folder), *flags]))
+    spec, request = read_request(sweep._parse_arguments([str(spec_file), "--resume", str(folder), *flags]))
     assert request.overrides == overrides
     return Identity(spec.flat(), "", "").changes_from(read_identity(folder)[0])
 
