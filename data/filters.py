@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Literal
 
 import numpy as np
+import scipy  # which loads `scipy.signal`, 65 MB, where it is first used: a trial whose data lie in memory never does
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
-from scipy import signal as scipy_signal
 
 from data.dataset import Signal
 from data.operation import Array, Operation
@@ -33,7 +33,7 @@ class Bandpass(Operation):
 
     def apply(self, ecg_NLT: Array, signal: Signal) -> Array:
         band_hz = (self.low_hz, self.high_hz)
-        sections = scipy_signal.butter(self.order, band_hz, "bandpass", output="sos", fs=signal.fs_hz)
+        sections = scipy.signal.butter(self.order, band_hz, "bandpass", output="sos", fs=signal.fs_hz)
         return filter_twice(ecg_NLT, np.asarray(sections))
 
 
@@ -62,13 +62,13 @@ class FirBandpass(Operation):
     def apply(self, ecg_NLT: Array, signal: Signal) -> Array:
         taps = self.taps(signal.fs_hz)
         n_padded = min(3 * len(taps), ecg_NLT.shape[-1] - 1)  # scipy's own, or less for a short record
-        return np.asarray(scipy_signal.filtfilt(taps, 1.0, ecg_NLT, axis=-1, padlen=n_padded), np.float32)
+        return np.asarray(scipy.signal.filtfilt(taps, 1.0, ecg_NLT, axis=-1, padlen=n_padded), np.float32)
 
     def taps(self, fs_hz: float) -> NDArray[np.float64]:
         """Return the coefficients of one pass."""
         order = max(2, 2 * int(FIR_SECONDS * fs_hz / 2)) if self.order is None else self.order
         band_hz = (self.low_hz, self.high_hz)
-        return np.asarray(scipy_signal.firwin(order + 1, band_hz, window=self.window, pass_zero=False, fs=fs_hz))
+        return np.asarray(scipy.signal.firwin(order + 1, band_hz, window=self.window, pass_zero=False, fs=fs_hz))
 
 
 class Notch(Operation):
@@ -82,8 +82,8 @@ class Notch(Operation):
         return signal
 
     def apply(self, ecg_NLT: Array, signal: Signal) -> Array:
-        numerator, denominator = scipy_signal.iirnotch(self.freq_hz, self.q, fs=signal.fs_hz)
-        return filter_twice(ecg_NLT, np.asarray(scipy_signal.tf2sos(numerator, denominator)))
+        numerator, denominator = scipy.signal.iirnotch(self.freq_hz, self.q, fs=signal.fs_hz)
+        return filter_twice(ecg_NLT, np.asarray(scipy.signal.tf2sos(numerator, denominator)))
 
 
 def filter_twice(ecg_NLT: Array, sections: NDArray[np.float64]) -> Array:
@@ -91,7 +91,7 @@ def filter_twice(ecg_NLT: Array, sections: NDArray[np.float64]) -> Array:
     n_zeros = min(int((sections[:, 2] == 0).sum()), int((sections[:, 5] == 0).sum()))
     usual = 3 * (2 * len(sections) + 1 - n_zeros)  # scipy's own
     n_padded = min(usual, ecg_NLT.shape[-1] - 1)
-    return np.asarray(scipy_signal.sosfiltfilt(sections, ecg_NLT, axis=-1, padlen=n_padded), np.float32)
+    return np.asarray(scipy.signal.sosfiltfilt(sections, ecg_NLT, axis=-1, padlen=n_padded), np.float32)
 
 
 def _check_order(step: str, low_hz: float, high_hz: float) -> None:

@@ -8,9 +8,9 @@ from fractions import Fraction
 from typing import Any, Literal, TypeVar
 
 import numpy as np
+import scipy  # which loads `scipy.signal`, 65 MB, where it is first used: a trial whose data lie in memory never does
 from numpy.typing import NDArray
 from pydantic import Field
-from scipy import signal as scipy_signal
 
 from data.dataset import Signal
 from data.filters import filter_twice
@@ -53,7 +53,7 @@ class Decimate(Operation):
         return replace(signal, fs_hz=signal.fs_hz / self.factor, n_timesteps=n_timesteps)
 
     def apply(self, ecg_NLT: Array, signal: Signal) -> Array:
-        sections = scipy_signal.cheby1(8, 0.05, 0.8 / self.factor, output="sos")
+        sections = scipy.signal.cheby1(8, 0.05, 0.8 / self.factor, output="sos")
         return filter_twice(ecg_NLT, np.asarray(sections))[..., :: self.factor]
 
 
@@ -69,7 +69,7 @@ def resample(ecg: NDArray[Floats], from_hz: float, to_hz: float, method: Method 
     if method == "linear":
         return _interpolate(ecg, resampled_length(ecg.shape[-1], from_hz, to_hz, method))
     # Padding with the line between a record's ends: with zeros, a baseline offset rings at both.
-    resampled = scipy_signal.resample_poly(ecg, ratio.numerator, ratio.denominator, axis=-1, padtype="line")
+    resampled = scipy.signal.resample_poly(ecg, ratio.numerator, ratio.denominator, axis=-1, padtype="line")
     return np.asarray(resampled, ecg.dtype)
 
 

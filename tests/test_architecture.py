@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import functools
 import pickletools
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -178,3 +179,10 @@ def test_a_reference_to_platform_would_be_found() -> None:
     from platform.sweeps.journal import Event
 
     assert ours(referenced_modules(lambda: Event("opened", 0.0))) == {"platform.sweeps.journal"}
+
+
+def test_what_every_trial_imports_brings_neither_torch_nor_what_the_driver_alone_needs() -> None:
+    heavy = ("torch", "scipy.signal", "mlflow", "optuna", "onnx")
+    program = f"import sys, trainables.tune_trial, data.cross_validation; print(*(set({heavy}) & sys.modules.keys()))"
+    result = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert result.stdout.split() == []

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from itertools import count
 from pathlib import Path
 from random import Random
 from threading import Event, Thread
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,6 +23,7 @@ from werkzeug.serving import make_server
 
 from data.loading import make_store
 from platform import tracking
+from platform.sweeps import journal
 from tests.sweeps.cluster.loopback import free_port
 from tests.sweeps.faults.faulty_method import FAULTY
 from tests.sweeps.faults.test_trials import RANDOM, moments
@@ -28,8 +32,20 @@ from tests.sweeps.workplace import ONE_LEAD, TINY_CNN, Workplace, states, wait_u
 from trainables.methods import METHODS
 
 START_TIMEOUT_S = 240
+WITHOUT_TRAINING: dict[str, Any] = {
+    "method": "faulty",
+    "params": {"epoch_s": 0.3, "score": {"choice": [0.5, 0.6, 0.7, 0.8]}},
+    "search": {"metric": "val/auroc", "mode": "max", "sampler": "grid", "scheduler": "none"},
+    "budget": {"trials": 4, "epochs": 4},
+    "resources": {"concurrency": 2},
+}
 SLOW = {**TINY_CNN, "batch_size": 8, "lr": {"loguniform": [1e-4, 1e-2]}}
 pytestmark = pytest.mark.timeout(900)
+
+
+@pytest.fixture(autouse=True)
+def _faulty(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(METHODS, "faulty", FAULTY)
 
 
 # ------------------------------------------------------------------ a second process
@@ -100,27 +116,40 @@ def _come_and_go(place: Workplace, port: int, chance: Random, has_ended: Event) 
 def test_a_server_that_is_down_at_first_and_once_more_later_hears_everything_in_the_end(
     place: Workplace, tally: Tally, monkeypatch: pytest.MonkeyPatch, seed: int | None
 ) -> None:
-    monkeypatch.setitem(METHODS, "faulty", FAULTY)
     monkeypatch.setenv("_MLFLOW_SERVER_FILE_STORE", place.tracking_uri)
     monkeypatch.setenv("_MLFLOW_SERVER_ARTIFACT_ROOT", str(place.folder / "artifacts"))
     port, has_ended = free_port(), Event()
-    sections: dict[str, Any] = {
-        "method": "faulty",
-        "params": {"epoch_s": 0.3, "score": {"choice": [0.5, 0.6, 0.7, 0.8]}},
-        "search": {"metric": "val/auroc", "mode": "max", "sampler": "grid", "scheduler": "none"},
-        "budget": {"trials": 4, "epochs": 4},
-        "resources": {"concurrency": 2},
-        "tracking": {"uri": f"http://127.0.0.1:{port}", "experiment": place.folder.name},
-    }
+    tracked = {"uri": f"http://127.0.0.1:{port}", "experiment": place.folder.name}
     with ThreadPoolExecutor(1) as pool:
         server = pool.submit(_come_and_go, place, port, moments(seed), has_ended)
         try:
-            assert place.sweep(**sections) == 0
+            assert place.sweep(**WITHOUT_TRAINING, tracking=tracked) == 0
         finally:
             has_ended.set()
         server.result()
     for when in ("from the start", "for a while"):
         tally.check(f"MLflow's server down {when}", place)
+
+
+def _lock_database(place: Workplace, chance: Random) -> None:
+    """Hold MLflow's database for longer than SQLite waits for it."""
+    wanted = chance.randint(1, 8)
+    assert wait_until(lambda: _n_reports(place) >= wanted, START_TIMEOUT_S)
+    with closing(sqlite3.connect(place.database, timeout=60, isolation_level=None)) as connection:
+        connection.execute("BEGIN EXCLUSIVE")
+        time.sleep(chance.uniform(6, 9))
+        connection.execute("ROLLBACK")
+
+
+@pytest.mark.parametrize("seed", RANDOM)
+def test_a_database_of_mlflows_that_is_locked_for_a_while_hears_everything_in_the_end(
+    place: Workplace, tally: Tally, seed: int | None
+) -> None:
+    with ThreadPoolExecutor(1) as pool:
+        locked = pool.submit(_lock_database, place, moments(seed))
+        assert place.sweep(**WITHOUT_TRAINING) == 0
+        locked.result()
+    tally.check("MLflow's database locked for a while", place)
 
 
 @contextmanager
@@ -233,6 +262,25 @@ def _fill(path: Path) -> None:
                     pass
             except OSError:
                 continue
+
+
+# ------------------------------------------------------------------ the clock
+
+
+@pytest.mark.parametrize("seed", RANDOM)
+def test_a_clock_that_is_moved_back_changes_nothing_that_a_sweep_does(
+    place: Workplace, tally: Tally, monkeypatch: pytest.MonkeyPatch, seed: int | None
+) -> None:
+    moved_at, ticks = moments(seed).randint(2, 25), count()
+    clock = SimpleNamespace(time=lambda: time.time() - 3600 * (next(ticks) >= moved_at))
+    monkeypatch.setattr(journal, "time", clock)
+    spec = place.write(**WITHOUT_TRAINING)
+    assert place.main(spec, "--set", "budget.trials=2") == 0
+    assert place.main(spec, "--resume", "--set", "budget.trials=4") == 0
+    times_s = [event.time_s for event in place.events()]
+    assert times_s != sorted(times_s)
+    assert set(states(place.record()).values()) == {"COMPLETED"}
+    tally.check("clock moved back", place)
 
 
 # ------------------------------------------------------------------ a shard
