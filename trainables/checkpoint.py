@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import zlib
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from functools import cache
@@ -20,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
-from trainables.tensor_file import write_tensors
+from trainables.tensor_file import checksum, write_tensors
 from trainables.trial import State
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 Framework = Literal["pt", "np"]  # as safetensors calls torch and numpy
 _STATE: Final = "state"
+_CHECKSUMS: Final = "crc32"  # of the state and of each tensor: safetensors itself has none
 
 
 class CheckpointNotWritten(OSError):  # noqa: N818  (named for what it reports)
@@ -45,15 +47,18 @@ def save_checkpoint(path: Path, state: State) -> None:
         TypeError: the state holds something other than data.
     """
     tensors: dict[int, tuple[str, Any]] = {}
-    notes = {_STATE: json.dumps(_encoded(state, tensors))}
-    _write_state(path, lambda temporary: write_tensors(temporary, dict(tensors.values()), notes))
+    text = json.dumps(_encoded(state, tensors))
+    named = dict(tensors.values())
+    sums = {_STATE: zlib.crc32(text.encode()), **{name: checksum(tensor) for name, tensor in named.items()}}
+    notes = {_STATE: text, _CHECKSUMS: json.dumps(sums)}
+    _write_state(path, lambda temporary: write_tensors(temporary, named, notes))
 
 
 def load_checkpoint(path: Path) -> State:
     """Read a checkpoint onto the CPU.
 
     Raises:
-        ValueError: the file is no checkpoint.
+        ValueError: the file is no checkpoint, or it was cut short or changed since it was written.
     """
     with ExitStack() as files:
 
@@ -64,14 +69,20 @@ def load_checkpoint(path: Path) -> State:
 
         @cache
         def tensor(framework: Framework, name: str) -> Any:
-            return opened(framework).get_tensor(name)
+            read = opened(framework).get_tensor(name)
+            if checksum(read) != sums.get(name):
+                raise SafetensorError(f"tensor {name} has changed since it was written")
+            return read
 
         try:
             notes = opened("np").metadata() or {}
-            if _STATE not in notes:
+            if not notes.keys() >= {_STATE, _CHECKSUMS}:
                 raise SafetensorError("its header has no state")
+            sums = json.loads(notes[_CHECKSUMS])
+            if zlib.crc32(notes[_STATE].encode()) != sums.get(_STATE):
+                raise SafetensorError("its state has changed since it was written")
             state: State = _decoded(json.loads(notes[_STATE]), tensor)
-        except SafetensorError as error:
+        except (SafetensorError, json.JSONDecodeError) as error:
             raise ValueError(f"{path} is not a checkpoint of this program; delete it to start anew") from error
     return state
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,16 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor | NDArray[Any]], note
     """
     held = {name: _in_one_piece(tensor) for name, tensor in tensors.items()}  # until the file is written
     serialize_file({name: _spec(tensor) for name, tensor in held.items()}, path, dict(notes))
+
+
+def checksum(tensor: Tensor | NDArray[Any]) -> int:
+    """Return the CRC-32 of a tensor's numbers as they lie in memory, in order."""
+    flat = _in_one_piece(tensor).reshape(-1)
+    if not isinstance(flat, np.ndarray):
+        import torch  # here, for a process that has none
+
+        flat = flat.view(torch.uint8).numpy()
+    return zlib.crc32(flat.view(np.uint8))
 
 
 def _in_one_piece(tensor: Tensor | NDArray[Any]) -> Tensor | NDArray[Any]:

@@ -55,6 +55,16 @@ def test_a_damaged_checkpoint_is_named(tmp_path: Path, content: bytes) -> None:
         load_checkpoint(path)
 
 
+def test_a_bit_that_flips_anywhere_in_a_checkpoint_is_noticed(tmp_path: Path) -> None:
+    path, state = tmp_path / "last.ckpt", {"epoch": 3, "lr": 0.1, "w": torch.arange(9.0), "seen": np.arange(5)}
+    save_checkpoint(path, state)
+    whole = path.read_bytes()
+    for place in range(len(whole)):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 4]) + whole[place + 1 :])
+        with pytest.raises(ValueError, match=r"last\.ckpt is not a checkpoint"):
+            load_checkpoint(path)
+
+
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text()
 STATES = st.dictionaries(
     st.text() | st.integers(),
