@@ -34,7 +34,7 @@ def checksum(tensor: Tensor | NDArray[Any]) -> int:
         import torch  # here, for a process that has none
 
         flat = flat.view(torch.uint8).numpy()
-    return zlib.crc32(flat.view(np.uint8))
+    return zlib.crc32(flat.view(np.uint8).data)
 
 
 def _in_one_piece(tensor: Tensor | NDArray[Any]) -> Tensor | NDArray[Any]:
