@@ -139,6 +139,19 @@ def test_every_new_layer_learns_and_no_expert(mixing: str) -> None:
     assert not any(learns[name] for name in set(learns) - new)
 
 
+@pytest.mark.parametrize("mixing", ["static", "stacking"])
+def test_what_mixes_the_experts_keeps_pace_with_their_heads(mixing: str) -> None:
+    """At the heads' rate the experts' shares would hardly leave those they start from within a trial."""
+    _, state = trained(tiny_dataset(), mixing=mixing, lr=1e-3, epochs=2, weight_decay=0.0, schedule="constant")
+    furthest = 2 * (96 // 16) * 1e-3  # that Adam goes at the heads' rate
+    mixed = {name: tensor for name, tensor in state.items() if name.startswith("mixture.mixing.")}
+    assert mixed and all((tensor - start_of(name)).abs().max() > furthest for name, tensor in mixed.items())
+
+
+def start_of(name: str) -> float:
+    return 0.5 if name.endswith("linear.weight") else 0.0  # the mean of two experts
+
+
 def test_lora_trains_updates_and_the_last_layers_whole() -> None:
     learns = changed(tiny_dataset(), lora="both", rank=2)
     new = {name for name in learns if name.startswith("mixture.") and not name.endswith("lora_scale")}
