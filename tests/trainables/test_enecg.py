@@ -19,6 +19,7 @@ from tests.trainables.tiny_dataset import TinySplit, tiny_dataset
 from trainables.cross_validation import MeanModel, cross_validated
 from trainables.enecg import ENECG, EnecgConfig, build_model, frozen_expert
 from trainables.enecg_answers import answer_split, mean_weights, readable, subset_logits
+from trainables.enecg_mixing import Stacking
 from trainables.evaluation import predict
 from trainables.expert_features import with_expert_features
 from trainables.onnx_export import export_onnx, static_quantities, why_not_exportable
@@ -268,6 +269,19 @@ def test_the_whole_is_the_subset_of_all_experts() -> None:
     np.testing.assert_allclose(mean_weights(answers).sum(axis=1), 1.0, rtol=1e-5)
     alone_NK = subset_logits(answers, (1,), own, "binary")
     np.testing.assert_allclose(alone_NK, answers[0].expert_NEK[:, 1], rtol=1e-4, atol=1e-5)
+
+
+def test_of_the_experts_behind_a_stacking_those_that_stay_have_the_shares_of_its_layer() -> None:
+    dataset, own = tiny_dataset(), config(mixing="stacking")
+    model = build_model(own, dataset.signal, dataset.label_set).eval()
+    stacking = model.mixture.mixing
+    assert isinstance(stacking, Stacking)
+    with torch.no_grad():
+        stacking.linear.weight.copy_(torch.tensor([[3.0, -1.0]]))
+    answers = answer_split(model, dataset.val, own, "binary", CPU)
+    np.testing.assert_allclose(mean_weights(answers), np.full((48, 2), [0.75, 0.25]), rtol=1e-6)
+    expected_NK = torch.logit((torch.sigmoid(answers[0].expert_NEK) * torch.tensor([[[0.75], [0.25]]])).sum(dim=1))
+    np.testing.assert_allclose(subset_logits(answers, (0, 1), own, "binary"), expected_NK, rtol=1e-4, atol=1e-5)
 
 
 def test_the_folds_answers_are_averaged_as_their_model_does() -> None:
