@@ -14,7 +14,9 @@ from collections.abc import Sequence
 from functools import lru_cache, partial
 from typing import Annotated, ClassVar, Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from pydantic import Field, model_validator
 from torch import nn
 
@@ -25,7 +27,8 @@ from trainables.config import Governed, TrainConfig, check_config
 from trainables.enecg_loss import EnsembleCriterion, PackedAnswers
 from trainables.enecg_mixing import Averaged, Gate, Mixing, Stacking, StaticWeights, UniformWeights, WeightedMixing
 from trainables.enecg_network import EnsembleNetwork, Mixture
-from trainables.enecg_stacking import N_MEMBERS, PartsStep, StackingCriterion, deal_parts
+from trainables.enecg_stacking import N_MEMBERS, StackingCriterion, deal_parts
+from trainables.enecg_step import EnsembleStep
 from trainables.expert_features import with_expert_features
 from trainables.experts.ecg_fm import EcgFmConfig
 from trainables.experts.expert import Expert
@@ -78,7 +81,8 @@ class EnecgConfig(TrainConfig):
         "gate",
         description="How the experts' answers become one. gate: with weights that follow from the record; static: with "
         "learned weights; uniform: their mean; stacking: by a linear layer over all of them, which learns from "
-        "patients that the heads do not: each expert has five heads, and each head leaves out a fifth of them.",
+        "patients that the heads do not: each expert has five heads, and each head leaves out a fifth of them. What "
+        "static and stacking learn has thirty times the heads' lr.",
     )
     average: Averaged = Field(
         "probabilities",
@@ -285,16 +289,23 @@ def train(config: EnecgConfig, dataset: Dataset, trial: Trial) -> None:
 
     def build_step(model: nn.Module, criterion: Criterion, n_steps: int) -> Step:
         assert isinstance(model, EnsembleNetwork)
-        sizes, answers = (len(model.experts), model.mixture.n_outputs), PackedAnswers(model)
-        if config.mixing != "stacking":
-            whole = EnsembleCriterion(criterion, *sizes, config.aux_weight, config.balance_weight)
-            return BackPropagation(answers, whole, config, trial)
-        parts_NM = deal_parts(dataset.train, dataset.label_set, derive_seed(Use.PART, trial.seed))
-        stacked = StackingCriterion(criterion, *sizes, config.aux_weight)
-        return PartsStep(BackPropagation(answers, stacked, config, trial), parts_NM)
+        whole, part_NM = _build_loss(config, criterion, model, dataset, trial)
+        return EnsembleStep(BackPropagation(PackedAnswers(model), whole, config, trial), part_NM)
 
     more_scores = partial(macro_scores, label_set=dataset.label_set)
     trainer.fit(model, config, dataset, trial, build_step, more_scores)
+
+
+def _build_loss(
+    config: EnecgConfig, criterion: Criterion, model: EnsembleNetwork, dataset: Dataset, trial: Trial
+) -> tuple[EnsembleCriterion | StackingCriterion, NDArray[np.float32]]:
+    """Return the loss of all answers, and the parts that stacking deals the training records to, part_NM."""
+    sizes = len(model.experts), model.mixture.n_outputs
+    if config.mixing == "stacking":
+        part_NM = deal_parts(dataset.train, dataset.label_set, derive_seed(Use.PART, trial.seed))
+        return StackingCriterion(criterion, *sizes, config.aux_weight), part_NM
+    no_part_NM = np.empty((dataset.train.n_records, 0), np.float32)
+    return EnsembleCriterion(criterion, *sizes, config.aux_weight, config.balance_weight), no_part_NM
 
 
 def reports(task: Task) -> frozenset[str]:

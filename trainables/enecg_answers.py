@@ -39,13 +39,8 @@ class SplitAnswers:
     weight_NE: Tensor
 
     def of(self, kept: Sequence[int], config: EnecgConfig, task: Task) -> Tensor:
-        """Return logits_NK as if only the experts `kept` were there, with the same weights, scaled to sum to 1.
-
-        Behind a stacking, which has no weights of records, they count alike.
-        """
+        """Return logits_NK as if only the experts `kept` were there, with the same weights, scaled to sum to 1."""
         weight_NE = self.weight_NE[:, list(kept)]
-        if config.mixing == "stacking":
-            weight_NE = torch.ones_like(weight_NE)
         weight_NE = weight_NE.clamp(min=1e-12)  # of those that a gate of few has left out alone
         weight_NE = weight_NE / weight_NE.sum(dim=1, keepdim=True)
         return mix(self.expert_NEK[:, list(kept)], Weights(weight_NE.log(), weight_NE), config.average, task)

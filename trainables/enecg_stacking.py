@@ -18,10 +18,8 @@ from torch import Tensor, nn
 
 from data.dataset import LabelSet, Split
 from data.folds import strata, stratified_folds
-from trainables.back_propagation import BackPropagation
 from trainables.enecg_network import Answers
 from trainables.losses import Criterion
-from trainables.step import Step
 
 N_MEMBERS: Final = 5
 WHOLLY: Final = 1 - 1e-6  # in a part; a record that mixup makes of two is in neither, or in the one of both
@@ -35,19 +33,6 @@ def deal_parts(train: Split, label_set: LabelSet, seed: int) -> NDArray[np.float
     """
     folds_N = stratified_folds(strata(train.labels_NK, label_set), train.patient_ids, seed % 2**32, N_MEMBERS)
     return np.asarray(folds_N[:, None] == np.arange(1, N_MEMBERS + 1), np.float32)
-
-
-class PartsStep(Step):
-    """Back-propagation of targets_BJ: behind its targets, a record has the part that it is in."""
-
-    def __init__(self, plain: BackPropagation, part_NM: NDArray[np.float32]) -> None:
-        self._plain, self._part_NM = plain, part_NM
-
-    def targets(self, targets_BK: NDArray[np.float32], index_B: NDArray[np.int64]) -> NDArray[np.float32]:
-        return np.concatenate([targets_BK, self._part_NM[index_B]], axis=1)
-
-    def gradient(self, ecg_BLT: Tensor, targets_BJ: Tensor, number: int) -> Tensor:
-        return self._plain.gradient(ecg_BLT, targets_BJ, number)
 
 
 class StackingCriterion(nn.Module):

@@ -1,6 +1,8 @@
-"""Durations and sizes as people read them."""
+"""Durations, sizes and numbers as people read them."""
 
 from __future__ import annotations
+
+import math
 
 
 def format_duration(duration_s: float) -> str:
@@ -20,3 +22,8 @@ def format_bytes(size_bytes: float) -> str:
             return f"{size_bytes:.0f} {unit}" if unit == "B" else f"{size_bytes:.1f} {unit}"
         size_bytes /= 1000
     return f"{size_bytes:.1f} GB"
+
+
+def format_number(value: float, digits: int) -> str:
+    """Return a number of so many digits, all of those before the point: `0.425`, `12.87`, `5,069` of four."""
+    return f"{value:,.{max(0, digits - len(str(int(abs(value)))))}f}" if math.isfinite(value) else str(value)

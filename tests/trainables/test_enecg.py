@@ -19,6 +19,7 @@ from tests.trainables.tiny_dataset import TinySplit, tiny_dataset
 from trainables.cross_validation import MeanModel, cross_validated
 from trainables.enecg import ENECG, EnecgConfig, build_model, frozen_expert
 from trainables.enecg_answers import answer_split, mean_weights, readable, subset_logits
+from trainables.enecg_mixing import Stacking
 from trainables.evaluation import predict
 from trainables.expert_features import with_expert_features
 from trainables.onnx_export import export_onnx, static_quantities, why_not_exportable
@@ -139,6 +140,19 @@ def test_every_new_layer_learns_and_no_expert(mixing: str) -> None:
     assert not any(learns[name] for name in set(learns) - new)
 
 
+@pytest.mark.parametrize("mixing", ["static", "stacking"])
+def test_what_mixes_the_experts_keeps_pace_with_their_heads(mixing: str) -> None:
+    """At the heads' rate the experts' shares would hardly leave those they start from within a trial."""
+    _, state = trained(tiny_dataset(), mixing=mixing, lr=1e-3, epochs=2, weight_decay=0.0, schedule="constant")
+    furthest = 2 * (96 // 16) * 1e-3  # that Adam goes at the heads' rate
+    mixed = {name: tensor for name, tensor in state.items() if name.startswith("mixture.mixing.")}
+    assert mixed and all((tensor - start_of(name)).abs().max() > furthest for name, tensor in mixed.items())
+
+
+def start_of(name: str) -> float:
+    return 0.5 if name.endswith("linear.weight") else 0.0  # the mean of two experts
+
+
 def test_lora_trains_updates_and_the_last_layers_whole() -> None:
     learns = changed(tiny_dataset(), lora="both", rank=2)
     new = {name for name in learns if name.startswith("mixture.") and not name.endswith("lora_scale")}
@@ -255,6 +269,19 @@ def test_the_whole_is_the_subset_of_all_experts() -> None:
     np.testing.assert_allclose(mean_weights(answers).sum(axis=1), 1.0, rtol=1e-5)
     alone_NK = subset_logits(answers, (1,), own, "binary")
     np.testing.assert_allclose(alone_NK, answers[0].expert_NEK[:, 1], rtol=1e-4, atol=1e-5)
+
+
+def test_of_the_experts_behind_a_stacking_those_that_stay_have_the_shares_of_its_layer() -> None:
+    dataset, own = tiny_dataset(), config(mixing="stacking")
+    model = build_model(own, dataset.signal, dataset.label_set).eval()
+    stacking = model.mixture.mixing
+    assert isinstance(stacking, Stacking)
+    with torch.no_grad():
+        stacking.linear.weight.copy_(torch.tensor([[3.0, -1.0]]))
+    answers = answer_split(model, dataset.val, own, "binary", CPU)
+    np.testing.assert_allclose(mean_weights(answers), np.full((48, 2), [0.75, 0.25]), rtol=1e-6)
+    expected_NK = torch.logit((torch.sigmoid(answers[0].expert_NEK) * torch.tensor([[[0.75], [0.25]]])).sum(dim=1))
+    np.testing.assert_allclose(subset_logits(answers, (0, 1), own, "binary"), expected_NK, rtol=1e-4, atol=1e-5)
 
 
 def test_the_folds_answers_are_averaged_as_their_model_does() -> None:

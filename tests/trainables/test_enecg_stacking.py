@@ -102,6 +102,13 @@ def test_a_record_weighs_as_much_as_in_an_ensemble_without_members(features_NF: 
     assert criterion().weight(targets) == N
 
 
+def test_the_loss_of_a_batch_is_the_sum_of_its_pieces_however_small(features_NF: Tensor, labels_N1: Tensor) -> None:
+    network, targets = mixture(N_MEMBERS), torch.cat([labels_N1, parts_of(N)], dim=1)
+    pieces = [(0, 2), (2, 2), (2, 60), (60, N)]  # of some no member's part is, and one is empty
+    total = sum(criterion().total(rows_of(network, features_NF[a:b]), targets[a:b]) for a, b in pieces)
+    torch.testing.assert_close(total, criterion().total(rows_of(network, features_NF), targets))
+
+
 def test_a_mixture_of_two_parts_is_new_to_no_member(features_NF: Tensor, labels_N1: Tensor) -> None:
     network, part_BM = mixture(N_MEMBERS), torch.zeros(N, N_MEMBERS)
     part_BM[:, :2] = 0.5

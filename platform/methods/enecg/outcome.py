@@ -26,6 +26,7 @@ from platform.methods.enecg.subsets import Subset, as_good_as, cheapest, drop_ex
 from platform.methods.expert_cost import ExpertCost, measure_experts
 from platform.methods.finished_sweep import Findings, FinishedSweep
 from platform.pages.page import Cell, Picture, Table, picture
+from platform.pages.units import format_number
 from platform.search.study import spawn_seed
 from trainables.bootstrap import N_RESAMPLES, bootstrap_intervals, draw_weights, percentile_interval
 from trainables.checkpoint import write_whole
@@ -201,7 +202,7 @@ def groups_by_label(weights: pd.DataFrame, label_set: LabelSet) -> dict[str, pd.
         for name, unit in zip(label_set.names, label_set.units, strict=True):
             quarter = pd.qcut(weights[f"label/{name}"], 4, duplicates="drop")
             groups |= {
-                f"{name} {interval.left:g} to {interval.right:g} {unit}": each
+                f"{name} {format_number(interval.left, 3)} to {format_number(interval.right, 3)} {unit}": each
                 for interval, each in weights.groupby(quarter, observed=True)
             }
     else:
@@ -251,7 +252,8 @@ def _cells(runs: Runs, row: Row, metrics: Sequence[str]) -> list[Cell]:
     for name in metrics:
         low, high = row.intervals.get(name, (float("nan"), float("nan")))
         value = scores.get(name, float("nan"))
-        cells.append(Cell(f"{value:.3f} ({low:.2f} to {high:.2f})", value))
+        interval = f"{format_number(low, 3)} to {format_number(high, 3)}"
+        cells.append(Cell(f"{format_number(value, 4)} ({interval})", value))
     if row.run is None:
         return [*cells, Cell("-"), Cell("-"), Cell("-"), Cell(f"{row.ms:.2f}", row.ms)]
     run = row.run

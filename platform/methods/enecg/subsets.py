@@ -11,7 +11,7 @@ from typing import Final
 
 from platform.methods.enecg.runs import Run, Runs
 from platform.methods.expert_cost import ExpertCost
-from trainables.enecg_answers import SplitAnswers, subset_logits
+from trainables.enecg_answers import SplitAnswers, mean_weights, subset_logits
 from trainables.evaluation import assess
 
 TOLERANCE: Final = 0.01  # of the whole ensemble's score, that a cheaper one may be worse
@@ -63,17 +63,18 @@ def cheapest(subsets: Sequence[Subset], sign: float) -> Subset:
 def drop_experts(runs: Runs, alone: Sequence[Run], costs: Sequence[ExpertCost]) -> list[Subset]:
     """Drop one expert after another; returns the whole, the smaller ensembles, and every expert alone.
 
-    The one goes without which the best trial's own heads, their weights scaled anew, answer best on validation; the
-    ensemble that is left is then trained anew.
+    The one goes without which the best trial's own heads, their weights scaled anew, answer best on validation, and of
+    several such the one that has least weight; the ensemble that is left is then trained anew.
     """
     config, val = runs.best.config, runs.dataset.val
     subsets = [_subset(runs, runs.best, range(len(alone)), costs)]
     kept = list(range(len(alone)))
-    answers = runs.answers(runs.best, val) if len(kept) > 2 else []
+    answers = runs.answers(runs.best, val)
+    weight_E = mean_weights(answers).mean(axis=0)
     while len(kept) > 2:
         kept = max(
             ([each for each in kept if each != dropped] for dropped in kept),
-            key=lambda rest: _worth(runs, answers, rest),
+            key=lambda rest: (_worth(runs, answers, rest), weight_E[rest].sum()),
         )
         name = "-".join(config.expert_names[each] for each in kept)
         run = runs.train(name, [config.experts[each] for each in kept], config.mixing)

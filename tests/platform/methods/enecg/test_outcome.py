@@ -70,7 +70,7 @@ def test_records_are_grouped_by_class_by_label_or_by_quarter() -> None:
     values = LabelSet("age", "regression", ("age",), ("years",))
     groups = groups_by_label(weights(age=[20.0, 30, 40, 50, 60, 70, 80, 90]), values)
     assert [len(each) for each in groups.values()] == [2, 2, 2, 2]
-    assert list(groups)[-1] == "age 72.5 to 90 years"
+    assert list(groups)[-1] == "age 72.5 to 90.0 years"
 
 
 def test_pictures_have_a_bar_for_each_expert_and_a_point_for_each_ensemble() -> None:
