@@ -77,7 +77,7 @@ def test_the_trial_of_a_node_that_dies_goes_on_elsewhere(place: Workplace, tally
         "method": "faulty",
         "params": {"epoch_s": 1.5, "score": {"choice": [0.5, 0.6, 0.7]}},  # a trial for each CPU
         "search": {"metric": "val/auroc", "mode": "max", "sampler": "grid", "scheduler": "none"},
-        "budget": {"trials": 3, "epochs": 4},
+        "budget": {"trials": 3, "epochs": 8},  # the others must not be over before the node has its trial
         "resources": {},
     }
     with ThreadPoolExecutor(1) as pool:
