@@ -45,6 +45,8 @@ def read_wfdb(path: str) -> RawRecord:
 def _read_any_format(path: str) -> PhysicalSignal:
     check_promise(path)
     record = wfdb.rdrecord(path)
+    if record.p_signal is None:
+        raise ValueError("its header names no lead")
     return PhysicalSignal(record.p_signal.T, tuple(record.units), float(record.fs), tuple(record.sig_name))
 
 

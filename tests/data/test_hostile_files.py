@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from data.ingest import ingest_serially
@@ -67,6 +67,7 @@ def wfdb_headers(draw: st.DrawFn) -> str:
 
 
 @fuzzed
+@example(header="r 0 -1 1", signal=b"")
 @given(header=st.one_of(wfdb_headers(), st.text(max_size=200)), signal=st.binary(max_size=200))
 def test_wfdb_headers(tmp_path: Path, header: str, signal: bytes) -> None:
     (tmp_path / "r.hea").write_text(header, encoding="utf-8", errors="replace")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from platform import sweep
+from platform import sweep_run
 from tests.sweeps.scripted_method import grid
 from tests.sweeps.workplace import Workplace, states
 
@@ -70,7 +70,7 @@ def test_a_change_is_printed_and_refused_unless_accepted(
     other = place.write("other.yaml", **scripted_spec(2, data={"store": str(place.stores / "twelve_leads")}))
     assert "data set: fingerprint" in refused(other)
     with monkeypatch.context() as patch:
-        patch.setattr(sweep, "code_hash", lambda: "another")
+        patch.setattr(sweep_run, "code_hash", lambda: "another")
         assert "-> another" in refused(place.folder / "tiny.yaml")
 
     assert place.main(wider, "--resume", "--accept-changes", "--set", "budget.trials=5") == 0
