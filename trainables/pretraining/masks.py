@@ -57,8 +57,7 @@ def _draw_mask(valid_E: NDArray[np.bool_], config: TokenPretrainConfig, rng: np.
         starts, span = np.flatnonzero(valid_E), 1
     n_spans = min(len(starts), max(config.min_masks, round(config.mask_prob * n_valid / span)))
     order = rng.permutation(starts)[:n_spans]
-    for start in order.tolist():
-        mask_E[start : start + span] = True
+    mask_E[order[:, None] + np.arange(span)] = True
     if mask_E[valid_E].all():
         mask_E[order[-1]] = False
     return mask_E
@@ -68,4 +67,5 @@ def _span_starts(valid_E: NDArray[np.bool_], span: int) -> NDArray[np.intp]:
     """Return the tokens from which `span` tokens are valid."""
     if span > len(valid_E):
         return np.empty(0, np.intp)
-    return np.flatnonzero(np.lib.stride_tricks.sliding_window_view(valid_E, span).all(axis=1))
+    n_before_E = np.concatenate([[0], np.cumsum(valid_E)])
+    return np.flatnonzero(n_before_E[span:] - n_before_E[:-span] == span)
