@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from data.dataset import Batch, Dataset, Split
 from data.folds import strata, stratified_folds, stratified_subset
 from data.memory import MemorySplit
-from data.order import rank_slices, record_order
+from data.order import rank_rows
 from data.selection import Selection
 from data.sharing import SharedDataset
 from data.streaming import StreamedSplit
@@ -136,9 +136,7 @@ class JoinedSplit:
         self, batch_size: int, *, shuffle_seed: int | None = None, rank: int = 0, world_size: int = 1
     ) -> Iterator[Batch]:
         """Yield this rank's slice of each global batch; see `data.dataset.Split.batches`."""
-        order_N = record_order(self.n_records, shuffle_seed)
-        for rows in rank_slices(self.n_records, batch_size, rank, world_size):
-            index_B = order_N[rows].copy()
+        for index_B in rank_rows(self.n_records, batch_size, shuffle_seed, rank, world_size):
             yield Batch(
                 ecg_BLT=self._ecg(self._rows[index_B]),
                 labels_BK=self._labels_NK[index_B],

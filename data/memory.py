@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.dataset import Batch
-from data.order import rank_slices, record_order
+from data.order import rank_rows
 
 
 class MemorySplit:
@@ -55,9 +55,7 @@ class MemorySplit:
         self, batch_size: int, *, shuffle_seed: int | None = None, rank: int = 0, world_size: int = 1
     ) -> Iterator[Batch]:
         """Yield this rank's slice of each global batch; see `data.dataset.Split.batches`."""
-        order_N = record_order(self.n_records, shuffle_seed)
-        for rows in rank_slices(self.n_records, batch_size, rank, world_size):
-            index_B = order_N[rows].copy()
+        for index_B in rank_rows(self.n_records, batch_size, shuffle_seed, rank, world_size):
             yield Batch(
                 ecg_BLT=np.take(self._ecg_NLT, index_B, axis=0),
                 labels_BK=np.take(self._labels_NK, index_B, axis=0),

@@ -15,6 +15,19 @@ def record_order(n_records: int, shuffle_seed: int | None) -> NDArray[np.int64]:
     return np.random.default_rng(shuffle_seed).permutation(n_records)
 
 
+def rank_rows(
+    n_records: int, batch_size: int, shuffle_seed: int | None, rank: int, world_size: int
+) -> Iterator[NDArray[np.int64]]:
+    """Yield, for each global batch, the positions of this rank's records: index_B, a copy that a batch may keep.
+
+    Raises:
+        ValueError: as `rank_slices`.
+    """
+    order_N = record_order(n_records, shuffle_seed)
+    for place in rank_slices(n_records, batch_size, rank, world_size):
+        yield order_N[place].copy()
+
+
 def rank_slices(n_records: int, batch_size: int, rank: int, world_size: int) -> Iterator[slice]:
     """Yield, for each global batch, where this rank's slice of it lies in the order.
 

@@ -51,7 +51,7 @@ from platform.sweeps.folder import (
 from platform.sweeps.journal import Event, Journal, JournalLost, SweepRecord, is_of_the_disk, read_events, replay
 from platform.sweeps.pareto import front_axes
 from platform.sweeps.study_db import FILE_NAME as STUDY_NAME
-from platform.sweeps.study_db import Objectives, write_study
+from platform.sweeps.study_db import write_study
 from platform.tracking import Tracker
 from trainables.decisions import Verdict, running_decisions
 from trainables.onnx_export import static_quantities
@@ -229,7 +229,7 @@ class SweepRun:
         )
 
     def _build_study(self, journal: Journal, record: SweepRecord, events: Sequence[Event]) -> tuple[Study, TrialSetup]:
-        spec, objectives = self.spec, self._objectives
+        spec, objectives = self.spec, self.spec.objectives
         rule = Rule(build_rule(spec), spec.budget.epochs, spawn_seed(spec.seed, 0, 2))
         for event in events:  # ASHA's rungs, as they were
             if event.kind == "reported" and event.trial in record.trials:
@@ -264,10 +264,6 @@ class SweepRun:
         return study, setup
 
     @property
-    def _objectives(self) -> Objectives:
-        return self.spec.objectives
-
-    @property
     def _trials(self) -> Path:
         return self.folder / TRIALS_FOLDER
 
@@ -275,15 +271,15 @@ class SweepRun:
         own = METHOD_OUTCOMES.get(self.spec.method)
         cell = None if own is None else own.cell
         disk_bytes, axes = self.spec.budget.disk_bytes, front_axes(self.spec)
-        return CheckpointKeeper(self.folder, self._trials, record, self._objectives, disk_bytes, cell, axes)
+        return CheckpointKeeper(self.folder, self._trials, record, self.spec.objectives, disk_bytes, cell, axes)
 
     def _followers(self, record: SweepRecord) -> Iterator[Callable[[Event], None]]:
         """Yield who writes files as the search goes on."""
         avoid, own = self.spec.search.avoid, METHOD_OUTCOMES.get(self.spec.method)
         if avoid is not None:
-            yield AvoidFiles(self.folder, avoid, self._objectives, record).on_event
+            yield AvoidFiles(self.folder, avoid, self.spec.objectives, record).on_event
         if own is not None and own.on_incumbent is not None:
-            yield Incumbents(self.folder, record, self._objectives, own.on_incumbent).on_event
+            yield Incumbents(self.folder, record, self.spec.objectives, own.on_incumbent).on_event
 
     def _post(self, trial: str, epoch: int, verdict: Verdict) -> None:
         self.decisions.post.remote(trial, epoch, verdict)
@@ -302,7 +298,7 @@ class SweepRun:
         keeper = self._keeper(record)
         observers: list[Callable[[Event], None]] = [
             keeper.on_event,
-            partial(print_repeat, record, *self._objectives[0]),
+            partial(print_repeat, record, *self.spec.objectives[0]),
         ]
         repeats = Repeats(spec, journal, record, choice.chosen, self._post, observers, keeper.shortage)
         if not repeats.is_done:

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
-from trainables.tensor_file import checksum, write_tensors
+from trainables.tensor_file import checksum, in_one_piece, write_tensors
 from trainables.trial import State
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def save_checkpoint(path: Path, state: State) -> None:
     """
     tensors: dict[int, tuple[str, Any]] = {}
     text = json.dumps(_encoded(state, tensors))
-    named = dict(tensors.values())
+    named = {name: in_one_piece(tensor) for name, tensor in tensors.values()}  # once: it may come from a GPU
     sums = {_STATE: zlib.crc32(text.encode()), **{name: checksum(tensor) for name, tensor in named.items()}}
     notes = {_STATE: text, _CHECKSUMS: json.dumps(sums)}
     _write_state(path, lambda temporary: write_tensors(temporary, named, notes))

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from data.dataset import Batch, Dataset, Split
 from data.memory import MemorySplit
-from data.order import rank_slices, record_order
+from data.order import rank_rows
 from trainables.enecg_network import EnsembleNetwork
 from trainables.experts.expert import Expert
 from trainables.features import FeatureCache, FeatureSplit, FrozenFunction, KeptFeatures
@@ -48,9 +48,7 @@ class PackedSplit(FeatureSplit):
         self, base: MemorySplit, batch_size: int, shuffle_seed: int | None, rank: int, world_size: int
     ) -> Iterator[Batch]:
         """Yield the gate's leads alone: a copy of the others would take longer than a step."""
-        order_N = record_order(base.n_records, shuffle_seed)
-        for place in rank_slices(base.n_records, batch_size, rank, world_size):
-            index_B = order_N[place].copy()
+        for index_B in rank_rows(base.n_records, batch_size, shuffle_seed, rank, world_size):
             lead_BGT = base.ecg_NLT[index_B[:, None], list(self.rows)]
             yield Batch(lead_BGT, base.labels_NK[index_B], index_B, base.length_N[index_B])
 

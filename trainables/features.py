@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from data.dataset import Batch, Source, Split
-from data.order import rank_slices, record_order
+from data.order import rank_rows
 
 FORMAT: Final = 1  # raised where equal keys would mean other numbers
 BATCH_RECORDS: Final = 64
@@ -178,9 +178,7 @@ class KeptSplit(FeatureSplit):
     def batches(
         self, batch_size: int, *, shuffle_seed: int | None = None, rank: int = 0, world_size: int = 1
     ) -> Iterator[Batch]:
-        order_N = record_order(self.n_records, shuffle_seed)
-        for place in rank_slices(self.n_records, batch_size, rank, world_size):
-            index_B = order_N[place].copy()
+        for index_B in rank_rows(self.n_records, batch_size, shuffle_seed, rank, world_size):
             yield Batch(self.features.take(index_B), self.labels_NK[index_B], index_B, self.length_N[index_B])
 
 
@@ -210,9 +208,11 @@ class FeatureCache:
         try:
             with _locked(place):
                 os.utime(place)  # when it was last used
-                row_M = np.flatnonzero(_find(place, split.record_ids).part_N < 0)
-                if len(row_M):
-                    self._write_part(place, split.record_ids[row_M], fill(function, split, row_M))
+                found = _find(place, split.record_ids)
+                row_M = np.flatnonzero(found.part_N < 0)
+                if not len(row_M):
+                    return found
+                self._write_part(place, split.record_ids[row_M], fill(function, split, row_M))
                 return _find(place, split.record_ids)
         except OSError as error:
             raise ValueError(f"features can't be kept in {place} ({error.strerror}); {WAYS_OUT}") from error

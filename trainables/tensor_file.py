@@ -23,13 +23,13 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor | NDArray[Any]], note
     Raises:
         SafetensorError: the disk does not take it.
     """
-    held = {name: _in_one_piece(tensor) for name, tensor in tensors.items()}  # until the file is written
+    held = {name: in_one_piece(tensor) for name, tensor in tensors.items()}  # until the file is written
     serialize_file({name: _spec(tensor) for name, tensor in held.items()}, path, dict(notes))
 
 
 def checksum(tensor: Tensor | NDArray[Any]) -> int:
     """Return the CRC-32 of a tensor's numbers as they lie in memory, in order."""
-    flat = _in_one_piece(tensor).reshape(-1)
+    flat = in_one_piece(tensor).reshape(-1)
     if not isinstance(flat, np.ndarray):
         import torch  # here, for a process that has none
 
@@ -37,7 +37,7 @@ def checksum(tensor: Tensor | NDArray[Any]) -> int:
     return zlib.crc32(flat.view(np.uint8).data)
 
 
-def _in_one_piece(tensor: Tensor | NDArray[Any]) -> Tensor | NDArray[Any]:
+def in_one_piece(tensor: Tensor | NDArray[Any]) -> Tensor | NDArray[Any]:
     """Return `tensor` in the CPU's memory, in order and without gaps; a copy only where it is not so yet."""
     if isinstance(tensor, np.ndarray):
         return np.asarray(tensor, order="C")
