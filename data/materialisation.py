@@ -70,6 +70,7 @@ def _shard_errors(plan: Plan) -> list[str]:
 
 
 def _verify_item(row: dict[str, Any], plan: Plan) -> dict[str, Any]:
+    plan.fetch(row["item"])
     try:
         verify_shard(plan.store, plan.shards[row["item"]])
     except CorruptShard as error:
@@ -100,6 +101,7 @@ def with_checksums(plan: Plan, selection: Selection) -> Selection:
 
 
 def _checksum_item(row: dict[str, Any], plan: Plan, places: Places) -> dict[str, Any]:
+    plan.fetch(row["item"])
     shard = plan.shards[row["item"]]
     row_R = places.row_N[places.shard_N == row["item"]]
     pieces = (read_ecg(plan.store, shard, slice(start, start + PIECE)) for start in range(0, shard.n_records, PIECE))
@@ -117,6 +119,7 @@ def _measure_stream(plan: Plan, train: Selection) -> Statistics:
 
 
 def _sum_item(row: dict[str, Any], plan: Plan, train: Places) -> dict[str, Any]:
+    plan.fetch(row["item"])
     mask = train.shard_N == row["item"]
     ecg_RLT = decode(plan, row["item"], train.row_N[mask], train.length_N[mask])
     return {"sums": record_sums(ecg_RLT).reshape(-1).tolist()}
@@ -148,6 +151,7 @@ def _decode_blocks(plan: Plan, selections: Mapping[str, Selection]) -> ray.data.
 
 def _decode_batch(batch: dict[str, Any], plan: Plan, places: Mapping[str, Places]) -> Iterator[dict[str, Any]]:
     for shard in batch["item"].tolist():
+        plan.fetch(shard)
         for role, each in places.items():
             position_R = np.flatnonzero(each.shard_N == shard)
             if len(position_R):

@@ -10,7 +10,8 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from data.store import read_manifest
+from data.bucket import fetch, remove, send
+from data.store import MANIFEST_NAME, read_manifest
 
 PROBE_NAME = ".seen-by-all-nodes"
 
@@ -29,9 +30,10 @@ def check_nodes(store: Path, fingerprint: str, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     path.write_text(token, encoding="utf-8")
     try:
+        send(path)
         faults = _ask(nodes, store.absolute(), fingerprint, path, token)
     finally:
-        path.unlink(missing_ok=True)
+        remove(path)
     if faults:
         address, fault = next(iter(faults.items()))
         others = f" (and {len(faults) - 1} more of {len(nodes)} nodes)" if len(faults) > 1 else ""
@@ -55,6 +57,8 @@ def _ask(nodes: Iterable[dict[str, Any]], store: Path, fingerprint: str, path: P
 
 def node_fault(store: Path, fingerprint: str, path: Path, token: str) -> str:
     """Say what this node lacks; empty: nothing."""
+    fetch(store / MANIFEST_NAME)  # shards come as they are read
+    fetch(path)
     try:
         found = read_manifest(store).fingerprint
     except ValueError:

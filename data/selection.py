@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from data.bucket import fetch
 from data.checksums import UNKNOWN, changed_records
 from data.counts import labelled_mask
 from data.dataset import FEATURES_BYTES, LabelSet, Signal
@@ -38,6 +39,10 @@ class Plan:
     def signal(self) -> Signal:
         """The signal after preprocessing."""
         return output_signal(self.steps, self.stored_signal)
+
+    def fetch(self, shard: int) -> None:
+        """Have the shard of that index on this node."""
+        fetch(self.store / self.shards[shard].file)
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from data.bucket import fetch
 from data.dataset import Dataset, LabelSet, Signal, Source, Split
 from data.memory import MemorySplit
 from data.preprocessing import output_lengths
@@ -32,6 +33,7 @@ class SharedSplit:
 
         selection = ray.get(self.selection)
         if self.ecg is None:
+            fetch(plan.store)
             return StreamedSplit(plan, selection, statistics)
         return MemorySplit(
             ray.get(self.ecg),

@@ -14,6 +14,7 @@ from ray._private import ray_constants
 from ray._private.runtime_env import packaging
 from ray.exceptions import AuthenticationError
 
+from data.bucket import COPIES, copies
 from platform.pages.units import format_bytes
 from platform.project import ROOT
 from platform.specs.storage import JOB
@@ -40,6 +41,7 @@ SETTINGS: Final[Mapping[str, str]] = {
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    COPIES: str(copies()),
 }
 """Environment of the driver and of every process that it has Ray start; a user's own values win."""
 

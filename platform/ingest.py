@@ -28,6 +28,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from data import READERS
+from data.bucket import send
 from data.ecg_paper import draw_records
 from data.ingest import Progress as Report
 from data.ingest import ingest
@@ -156,10 +157,11 @@ def build_config(config_type: type[BaseModel], options: argparse.Namespace) -> B
 
 
 def made_store(config: DataConfig) -> None:
-    """Make a synthetic store at its first use, with its progress shown."""
+    """Make a synthetic store at its first use, with its progress shown; one of a bucket goes there."""
     if describe(config).manifest is None:
         with shown_progress(f"making {config.store}") as progress:
             make_store(config, progress)
+        send(Path(config.store))
 
 
 @contextmanager

@@ -22,11 +22,20 @@ from platform.specs.spec import Spec
 from platform.specs.storage import runs_folder
 from platform.sweep_request import Request, read_request
 from platform.sweep_run import DONE, prepare
+from platform.sweeps.sender import NotSent
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line, and return its exit code."""
     options = _parse_arguments(arguments)
+    try:
+        return _run(options)
+    except NotSent as error:
+        print(f"error: {error}", file=sys.stderr)
+        return INTERRUPTED
+
+
+def _run(options: argparse.Namespace) -> int:
     with ExitStack() as resources:
         try:
             if is_chain(options.spec, options.set):

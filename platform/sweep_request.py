@@ -6,16 +6,18 @@ import argparse
 from dataclasses import dataclass
 from pathlib import Path
 
+from data.bucket import fetch, uri_of
 from platform.chains.stage import StageOfChain
 from platform.cluster import LOCAL
 from platform.specs.file import read_spec_file
 from platform.specs.spec import Spec, parse_spec
-from platform.specs.storage import runs_folder
+from platform.specs.storage import root_of, runs_folder
 from platform.sweeps.folder import (
     kept_defaults,
     newest_folder,
     read_identity,
 )
+from platform.sweeps.sender import bring, bring_journals
 
 
 @dataclass(frozen=True)
@@ -49,18 +51,20 @@ class Request:
     def resume_command(self, folder: Path) -> str:
         if self.stage is not None:
             return self.stage.resume_command
-        return f"python -m platform.sweep {self.spec} --resume {folder}"
+        return f"python -m platform.sweep {self.spec} --resume {uri_of(folder) or folder}"
 
 
 def read_request(options: argparse.Namespace) -> tuple[Spec, Request]:
     """Parse the spec; a resume keeps the overrides that its sweep began with."""
     overrides = tuple(options.set)
     folder, runs = None, runs_folder(options.spec, overrides, options.runs)
+    bring_journals(runs, str(read_spec_file(options.spec, overrides).values.get("name")))
     if options.resume is not None:
         if options.resume:
-            folder = Path(options.resume)
+            folder = root_of(options.resume)
         else:
             folder = newest_folder(runs, parse_spec(options.spec, overrides).name)
+        bring(folder)
         identity, earlier = read_identity(folder)
         overrides = (*earlier, *overrides)
         given = read_spec_file(options.spec, overrides).values.get("search", {})
@@ -68,4 +72,5 @@ def read_request(options: argparse.Namespace) -> tuple[Spec, Request]:
         spec = parse_spec(options.spec, (*overrides, *kept))
     else:
         spec = parse_spec(options.spec, overrides)
+    fetch(Path(spec.data.store))
     return spec, Request(options.spec, overrides, folder, options.accept_changes, runs, options.address)

@@ -50,6 +50,7 @@ from platform.sweeps.folder import (
 )
 from platform.sweeps.journal import Event, Journal, JournalLost, SweepRecord, is_of_the_disk, read_events, replay
 from platform.sweeps.pareto import front_axes
+from platform.sweeps.sender import sent
 from platform.sweeps.study_db import FILE_NAME as STUDY_NAME
 from platform.sweeps.study_db import write_study
 from platform.tracking import Tracker
@@ -87,6 +88,7 @@ def prepare(spec: Spec, request: Request, resources: ExitStack) -> SweepRun:
     training_data = _training_data(spec, dataset)
     folder = request.resume or _new_folder(request, spec)
     resources.enter_context(locked(folder))
+    resources.enter_context(sent(folder))
     decisions = resources.enter_context(running_decisions())
     return SweepRun(spec, request, folder, identity, description, dataset, training_data, decisions, avoided)
 

@@ -49,6 +49,25 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 
 @pytest.fixture(scope="session")
+def s3() -> Iterator[dict[str, str]]:
+    """Run an S3 server for the whole session, and return the environment in which it is AWS."""
+    from tests.buckets import running_s3
+
+    with running_s3() as environment:
+        yield environment
+
+
+@pytest.fixture
+def bucket(s3: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> str:
+    """Return the name of a new bucket, which this process finds."""
+    from tests.buckets import new_bucket
+
+    for name, value in s3.items():
+        monkeypatch.setenv(name, value)
+    return new_bucket(s3)
+
+
+@pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[None]:
     """Run a local Ray with 2 CPUs and an object store of 1 GiB for the whole session, with a sweep's settings."""
     import ray

@@ -28,6 +28,7 @@ from ray.exceptions import RayError
 from ray.train import ScalingConfig
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
+from data.bucket import fetch, send, uri_of
 from trainables.checkpoint import (
     CheckpointNotWritten,
     keep_previous,
@@ -65,7 +66,7 @@ class TrialSetup:
     method: Method
     dataset: SharedDataset | CrossValidation
     decisions: ActorHandle[Any]
-    folder: str  # one subfolder a trial is made in it
+    folder: str  # absolute; one subfolder a trial is made in it
     metric: str  # the first objective: it decides which epoch is a trial's best
     maximise: bool
     workers: int  # 0: in the trial's own process; N: a worker group of N processes
@@ -130,8 +131,13 @@ class TuneTrial:
         checkpoint = self._last_whole()
         if checkpoint is None:
             return None
-        self._best = Best(**checkpoint["best"])
         epoch = checkpoint["payload"]["epoch"]
+        if epoch > self._task.epochs_reported + 1:  # the journal's last lines were lost with the driver's node
+            logger.warning(
+                "%s knows epoch %d, the journal %d; trained anew", self.folder, epoch, self._task.epochs_reported
+            )
+            return None
+        self._best = Best(**checkpoint["best"])
         state: State = checkpoint["state"]
         if epoch > self._task.epochs_reported:  # killed between saving and telling
             if self._best.epoch == epoch and self.rank == 0:
@@ -166,6 +172,7 @@ class TuneTrial:
         keep_previous(self.folder / LAST_FILE, self.folder / PREVIOUS_FILE)
         # Saved before it is told: a report in the journal always has its checkpoint.
         save_checkpoint(self.folder / LAST_FILE, {"payload": payload, "best": best.__dict__, "state": state})
+        self._put(LAST_FILE)
         if improved:
             self._save_best(epoch, state)
         self._best = best
@@ -174,6 +181,13 @@ class TuneTrial:
     def _save_best(self, epoch: int, state: State) -> None:
         notes = {"epoch": str(epoch), "thresholds": json.dumps(state.get("thresholds", []))}
         save_weights(self.folder / BEST_FILE, state["model"], notes)
+        self._put(BEST_FILE)
+
+    def _put(self, name: str) -> None:
+        try:
+            send(self.folder / name)
+        except OSError as error:
+            raise CheckpointNotWritten(f"{uri_of(self.folder)}/{name} can't be written: {error}") from error
 
     def _tell(self, epoch: int, payload: dict[str, Any]) -> None:
         self._send(payload)
@@ -240,11 +254,28 @@ def build_trainable(setup: TrialSetup) -> Callable[[dict[str, Any]], dict[str, s
     return train_trial
 
 
+def place_for_ray(folder: Path) -> str:
+    """Return how Ray is told of a folder for files of its own."""
+    return uri_of(folder) or str(folder.absolute())
+
+
+def bring(setup: TrialSetup, task: TrialTask) -> None:
+    """Have on this node what an earlier attempt of the trial has left.
+
+    Raises:
+        OSError: this node lacks the sweep's folder, or its bucket can't be read. The trial is tried again: outside its
+            boundary, this is no fault of the method's.
+    """
+    folder = Path(setup.folder)
+    if uri_of(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        fetch(folder / task.trial)
+    elif not folder.is_dir():  # a node that joined after the sweep began; another one may have it
+        raise FileNotFoundError(f"this node does not see the sweep's folder {folder}; see storage in docs/cluster.md")
+
+
 def _run(setup: TrialSetup, task: TrialTask) -> dict[str, str]:
-    if not Path(setup.folder).is_dir():  # a node that joined after the sweep began; another one may have it
-        raise FileNotFoundError(
-            f"this node does not see the sweep's folder {setup.folder}; see storage in docs/cluster.md"
-        )
+    bring(setup, task)
     if setup.workers:
         from trainables.worker_group import run_worker_group
 

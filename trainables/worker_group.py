@@ -16,7 +16,7 @@ from ray.tune.integration.ray_train import TuneReportCallback
 
 from trainables.checkpoint import CheckpointNotWritten
 from trainables.decisions import Verdict
-from trainables.tune_trial import Outcome, TrialSetup, TrialTask, TuneTrial, train
+from trainables.tune_trial import Outcome, TrialSetup, TrialTask, TuneTrial, bring, place_for_ray, train
 
 LOST_RANK: Final = ("gloo/transport", "torch.distributed.Dist")
 """What stands in the traceback of a collective whose other end is gone: the fault is that rank's, or its machine's."""
@@ -46,7 +46,7 @@ def run_worker_group(setup: TrialSetup, task: TrialTask) -> dict[str, str]:
         run_config=RunConfig(
             # The attempt's own name: Ray Train silently resumes a run whose name it has seen.
             name=f"{task.trial}-{uuid.uuid4().hex[:8]}",
-            storage_path=str(Path(setup.folder).absolute() / ".train"),
+            storage_path=place_for_ray(Path(setup.folder) / ".train"),
             callbacks=[TuneReportCallback()],  # type: ignore[list-item]
             failure_config=FailureConfig(max_failures=0),
         ),
@@ -65,6 +65,7 @@ def run_worker_group(setup: TrialSetup, task: TrialTask) -> dict[str, str]:
 def _train_rank(config: dict[str, Any]) -> dict[str, str]:
     setup: TrialSetup = config["setup"]
     context = ray.train.get_context()
+    bring(setup, config["task"])
     trial = TuneTrial(
         setup,
         config["task"],

@@ -11,6 +11,7 @@ from typing import Any, Final
 import numpy as np
 from pydantic import BaseModel, ValidationError
 
+from data.bucket import SCHEME
 from platform.models.artefacts import OF_SWEEPS, StageSpec, artefact_names
 from platform.specs.error import KeyPath, faults, key_text
 from platform.specs.file import SpecFile, read_spec_file
@@ -143,6 +144,10 @@ def _check_top(file: SpecFile) -> None:
             raise file.error((key,), "unknown key", nearest(str(key), known))
     if "name" not in file.values:
         raise file.error(("name",), "required, but not given")
+    if str(file.values.get("storage")).startswith(SCHEME):
+        raise file.error(
+            ("storage",), "a chain's stages hand files on: name a folder that every node has; a bucket is for a sweep"
+        )
     stages = file.values[STAGES]
     if not isinstance(stages, dict) or not stages:
         raise file.error((STAGES,), f"must be a mapping of names to stages, with one at least; got {stages!r}")

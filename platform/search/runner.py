@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import logging
-import shutil
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from ray import tune
 
+from data.bucket import remove
 from platform.search.scheduler import CooperativeScheduler
 from platform.search.searcher import StudySearcher, TrialProcesses
 from platform.search.trial_lives import TrialLives
-from trainables.tune_trial import TrialSetup, build_trainable
+from trainables.tune_trial import TrialSetup, build_trainable, place_for_ray
 
 
 def run_trials(
@@ -41,24 +41,21 @@ def run_trials(
         ),
         run_config=tune.RunConfig(
             name=setup.sweep,
-            storage_path=str(folder.absolute() / ".tune"),
+            storage_path=place_for_ray(folder / ".tune"),
             callbacks=[TrialProcesses(study, on_step)],
             verbose=0,
         ),
     )
     Path(setup.folder).mkdir(exist_ok=True)  # trials look for it: a node that lacks it does not share the sweep's files
     rays_own = folder / ".tune", Path(setup.folder) / ".train"
-    _remove(rays_own)  # of a process that was killed: Train would silently resume a run that it finds
+    for each in rays_own:  # of a process that was killed: Train would silently resume a run that it finds
+        remove(each)
     try:
         with _quiet():
             tuner.fit()
     finally:
-        _remove(rays_own)
-
-
-def _remove(folders: Iterable[Path]) -> None:
-    for folder in folders:
-        shutil.rmtree(folder, ignore_errors=True)
+        for each in rays_own:
+            remove(each)
 
 
 @contextmanager

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from data.bucket import fetch, folders, remove
 from platform.sweeps.folder import size_bytes
 from platform.sweeps.journal import ENDED, Event, SweepRecord, TrialRecord
 from platform.sweeps.pareto import Axes, front_of
@@ -40,6 +40,7 @@ class CheckpointKeeper:
         self._folder, self._trials, self._record, self._objectives = folder, trials, record, objectives
         self._disk_bytes, self._cell, self._axes = disk_bytes, cell, axes
         self._largest = 0  # bytes of the largest trial seen: what the next one may need
+        self._tidied: set[str] = set()
         self._prune()  # a kill may have come between a trial's end and this
 
     def on_event(self, event: Event) -> None:
@@ -57,7 +58,7 @@ class CheckpointKeeper:
         kept = self._kept()
         n_needed = len(self._needed())
         while self._planned_bytes() > self._disk_bytes and len(kept) > n_needed:
-            shutil.rmtree(self._trials / kept.pop(), ignore_errors=True)
+            remove(self._trials / kept.pop())
         planned = self._planned_bytes()
         if planned <= self._disk_bytes:
             return ""
@@ -79,17 +80,23 @@ class CheckpointKeeper:
 
     def _prune(self) -> None:
         kept = self._kept()
-        for folder in self._trials.iterdir() if self._trials.exists() else ():
-            known = {**self._record.trials, **self._record.repeats}
-            trial = known.get(folder.name)
+        known = {**self._record.trials, **self._record.repeats}
+        for name in folders(self._trials):
+            trial = known.get(name)
             if trial is None or trial.state not in ENDED:
                 continue
-            if not trial.repeat_of and trial.trial not in kept:
-                shutil.rmtree(folder, ignore_errors=True)
-                continue
-            for path in folder.iterdir():
-                if path.name != BEST_FILE:
-                    path.unlink(missing_ok=True)
+            if not trial.repeat_of and name not in kept:
+                remove(self._trials / name)
+            elif name not in self._tidied:
+                self._tidy(self._trials / name)
+                self._tidied.add(name)
+
+    def _tidy(self, folder: Path) -> None:
+        """Leave a trial its best weights alone, and have them here."""
+        fetch(folder)
+        for path in folder.iterdir():
+            if path.name != BEST_FILE:
+                remove(path)
 
     def _kept(self) -> list[str]:
         """Return the ended trials whose checkpoints stay: those that are needed, the front, the others, best first."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import re
-import stat
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -15,6 +14,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from data.bucket import sizes
 from platform.project import ROOT
 from platform.sweeps.journal import FILE_NAME as JOURNAL_NAME
 from platform.sweeps.journal import read_events
@@ -169,11 +169,4 @@ def locked(folder: Path) -> Iterator[None]:
 
 def size_bytes(folder: Path) -> int:
     """Return what the files in the folder hold; those that vanish meanwhile count nothing."""
-    total = 0
-    for path in folder.rglob("*"):
-        try:
-            status = path.lstat()
-        except FileNotFoundError:
-            continue
-        total += status.st_size if stat.S_ISREG(status.st_mode) else 0
-    return total
+    return sum(sizes(folder).values())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,6 +13,7 @@ import torch
 from pydantic import BaseModel, ConfigDict
 from torch import nn
 
+from data.bucket import COPIES, path_of, sizes
 from tests.trainables.tiny_dataset import tiny_dataset
 from trainables import tune_trial
 from trainables.checkpoint import CheckpointNotWritten, load_checkpoint, load_weights
@@ -24,6 +26,7 @@ from trainables.tune_trial import (
     TrialSetup,
     TrialTask,
     TuneTrial,
+    bring,
     check_metrics,
     train,
 )
@@ -320,6 +323,47 @@ def test_a_trial_that_has_lost_all_its_checkpoints_starts_over(
     sweep.verdicts.clear()
     assert sweep.attempt(epochs_reported=2)["outcome"] == "COMPLETED"
     assert epochs(sweep) == [1, 2, 1, 2, 3]
+
+
+def test_a_checkpoint_that_the_journal_does_not_know_of_is_left_aside(sweep: Sweep) -> None:
+    sweep.attempt()
+    assert sweep.attempt(epochs_reported=1)["outcome"] == "COMPLETED"
+    assert epochs(sweep) == [1, 2, 3, 1, 2, 3], "the reports between were lost with the driver's node: trained anew"
+
+
+def test_a_trial_goes_on_where_it_was_on_another_node_and_comes_back(
+    bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sweep = Sweep(tmp_path)
+
+    def attempt_on(node: str, epochs_reported: int) -> Path:
+        monkeypatch.setenv(COPIES, str(tmp_path / node))
+        trials = path_of(f"s3://{bucket}/runs/s-001/trials")
+        sweep.setup = TrialSetup(**{**vars(sweep.setup), "folder": str(trials)})
+        bring(sweep.setup, TrialTask("t0000", 7, {}, epochs_reported))
+        assert sweep.attempt(epochs_reported, epochs=4)["error"] == ""
+        return trials / "t0000"
+
+    for epoch, node in enumerate(["first", "second", "first"], start=1):
+        sweep.verdicts = {epoch: "interrupt"}
+        folder = attempt_on(node, epoch - 1)
+        assert load_checkpoint(folder / LAST_FILE)["state"]["epoch"] == epoch
+        os.utime(folder / LAST_FILE, (1, 1))  # as if attempts were seconds apart
+    sweep.verdicts.clear()
+    folder = attempt_on("third", 3)
+    assert epochs(sweep) == [1, 2, 3, 4]
+    assert {path.name for path in sizes(folder)} == {LAST_FILE, BEST_FILE}
+    assert load_weights(folder / BEST_FILE)["weight"].item() == 4.0
+
+
+def test_a_bucket_that_takes_no_checkpoint_interrupts_the_sweep(sweep: Sweep, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path) -> None:
+        raise OSError("AWS Error ACCESS_DENIED")
+
+    monkeypatch.setattr(tune_trial, "send", refuse)
+    outcome = sweep.attempt()
+    assert outcome["outcome"] == "UNSAVED"
+    assert outcome["error"].endswith("last.ckpt can't be written: AWS Error ACCESS_DENIED")
 
 
 # ------------------------------------------------------------------ surroundings

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from data.bucket import COPIES
 from platform.specs.spec import Spec
 from platform.specs.storage import JOB, runs_folder
 from tests.platform.small_spec import make_spec
@@ -31,10 +32,20 @@ def test_a_resolved_spec_resolves_to_itself() -> None:
     assert (again.data.store, again.tracking.uri) == (spec.data.store, spec.tracking.uri)
 
 
-@pytest.mark.parametrize("storage", ["ecg", "s3://bucket/ecg", "file:///ecg"])
-def test_a_root_that_is_no_absolute_path_is_refused(storage: str) -> None:
-    with pytest.raises(ValueError, match="must be the absolute path of a folder that every node has"):
+@pytest.mark.parametrize("storage", ["ecg", "file:///ecg", "s3://", "s3://b/../etc/x y", "s3://Bucket", "gs://bucket"])
+def test_a_root_that_is_neither_an_absolute_path_nor_a_bucket_is_refused(storage: str) -> None:
+    with pytest.raises(ValueError, match=r"must be the absolute path of a folder that every node has.* or a bucket"):
         make_spec(storage=storage)
+
+
+def test_below_a_bucket_a_store_is_a_copy_and_mlflow_is_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(COPIES, "/copies")
+    data = {"store": "stores/a", "synthetic": {"task": "beats", "n_records": 200}}
+    server = {"uri": "http://127.0.0.1:5000"}
+    spec = make_spec(storage="s3://bucket/ecg", data=data, tracking=server)
+    assert spec.data.store == "/copies/bucket/ecg/stores/a"
+    with pytest.raises(ValueError, match=r"a database can't lie in a bucket; name MLflow's server.* got 'sqlite:///a'"):
+        make_spec(storage="s3://bucket/ecg", data=data, tracking={"uri": "sqlite:///a"})
 
 
 def written(folder: Path, storage: str = "") -> Path:
@@ -49,6 +60,8 @@ def test_sweeps_lie_below_the_root(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert runs_folder(written(tmp_path), ("storage=/mnt/b",), Path("runs")) == Path("/mnt/b/runs")
     assert runs_folder(written(tmp_path, "/mnt/ecg"), (), Path("/scratch")) == Path("/scratch")
     assert runs_folder(written(tmp_path), (), Path("runs")) == Path("runs")
+    monkeypatch.setenv(COPIES, "/copies")
+    assert runs_folder(written(tmp_path, "s3://bucket/ecg"), (), Path("runs")) == Path("/copies/bucket/ecg/runs")
 
 
 def test_a_job_without_a_root_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
