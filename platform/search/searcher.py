@@ -63,32 +63,18 @@ class StudySearcher(StaysHere, Searcher):
 
 
 class TrialProcesses(StaysHere, Callback):
-    """Tells the study when a trial gets its process or loses it, and gives the live view its turn.
-
-    Tune keeps every trial, its last result and running means of each of its numbers: half of what a long sweep's driver
-    would grow by. Nobody reads them, so they are dropped at a trial's end.
-    """
+    """Tells the study when a trial gets its process or loses it, and gives the live view its turn."""
 
     def __init__(self, study: TrialLives, on_step: Callable[[], None]) -> None:
         self._study, self._on_step = study, on_step
-        self._ended: list[Trial] = []
 
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         self._study.on_start(trial.config["trial"])
 
-    def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        self._ended.append(trial)
-
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        self._ended.append(trial)
         # `Trial.get_error` looks into Tune's storage, where the file is brought later.
         error = Path(trial.error_file).read_text(encoding="utf-8") if trial.error_file else "its process died"
         self._study.on_gone(trial.config["trial"], error)
 
     def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
-        for trial in self._ended:  # only now: Tune still reads an ending trial's
-            trial.run_metadata.metric_analysis.clear()
-            trial.run_metadata.metric_n_steps.clear()
-            trial.run_metadata.last_result = {"done": True}
-        self._ended.clear()
         self._on_step()

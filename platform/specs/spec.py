@@ -70,8 +70,9 @@ class Spec(Section):
     method: str = Field(description="the training method")
     storage: Annotated[str, AfterValidator(check_storage)] | None = Field(
         None,
-        description="root of a cluster's files, a folder that every node has: `data.store` and MLflow's file count "
-        "from it, and the sweeps' folders are made in `runs/` below it; default: this machine's working directory",
+        description="root of a cluster's files, a folder that every node has or a bucket (`s3://bucket/ecg`): "
+        "`data.store` and MLflow's file count from it, and the sweeps' folders are made in `runs/` below it; default: "
+        "this machine's working directory",
     )
     data: DataConfig = Field(description="the data set and what is done to it")
     params: dict[str, Any] = Field(
