@@ -1,8 +1,9 @@
 """Buckets, seen through copies: below one folder of each node, a path stands for an object of a bucket.
 
-`s3://bucket/a/b` is `COPIES/bucket/a/b` on every node. Who writes a file there sends it, and who reads one fetches it
-first. A file here is the bucket's where its size and its time are, as rsync has it, and does not travel again: what has
-travelled has the time of the object, in whole seconds. All other paths are shared by all nodes, and need none of this.
+`s3://bucket/a/b` is `~/.cache/ecg-sweep/bucket/a/b` on every node. Who writes a file there sends it, and who reads one
+fetches it first. A file here is the bucket's where its size and its time are, as rsync has it, and does not travel
+again: what has travelled has the time of the object, in whole seconds. What begins with a dot is of one process, and
+stays. All other paths are shared by all nodes, and need none of this.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 SCHEME: Final = "s3://"
 COPIES: Final = "ECG_SWEEP_COPIES"
-"""Environment variable: the folder of copies, the same path on every node."""
+"""Environment variable: the folder in which the copies of all buckets are, the same path on every node."""
 
 N_AT_A_TIME: Final = 8  # files on their way
 BLOCK_BYTES: Final = 4 * 1024**2
@@ -29,7 +30,7 @@ BLOCK_BYTES: Final = 4 * 1024**2
 
 def copies() -> Path:
     """Return the folder that has a folder for each bucket."""
-    return Path(os.environ.get(COPIES) or Path.home() / ".cache/ecg-sweep")
+    return Path(os.environ.get(COPIES) or Path.home() / ".cache") / "ecg-sweep"
 
 
 def path_of(uri: str) -> Path:
@@ -100,7 +101,7 @@ def sizes(path: Path) -> dict[Path, int]:
     """Return the bytes of each file below a folder: of the bucket's for a copy."""
     if uri_of(path):
         return {file: info.size for file, info in _objects(path).items()}
-    return {file: size for file, (size, _) in _files(path).items()}
+    return {file: size for file, (size, _) in _stats(path).items()}
 
 
 def _objects(path: Path) -> Mapping[Path, FileInfo]:
@@ -160,6 +161,15 @@ def _take_time_of(path: Path, file: Path) -> None:
 
 
 def _files(path: Path) -> dict[Path, tuple[int, int]]:
+    """Return size and time in ns of each file that may travel."""
+    return {
+        file: stamp
+        for file, stamp in _stats(path).items()
+        if not any(part.startswith(".") for part in file.relative_to(path).parts)
+    }
+
+
+def _stats(path: Path) -> dict[Path, tuple[int, int]]:
     """Return size and time in ns of each file here, at `path` and below; what vanishes is left out."""
     found = {}
     for each in (path, *path.rglob("*")):

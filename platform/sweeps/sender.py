@@ -26,7 +26,7 @@ from platform.sweeps.journal import read_events, replay
 HOLDER_NAME: Final = "holder.json"
 SEND_S: Final = 20.0
 GIVEN_UP_S: Final = 6 * SEND_S  # a holder that was silent for so long is dead
-HERE_ALONE: Final = (TRIALS_FOLDER, ".tune", "lock")
+HERE_ALONE: Final = (TRIALS_FOLDER, "lock")
 
 
 class NotSent(OSError):  # noqa: N818  (named for what it reports)
@@ -121,7 +121,7 @@ def _send_until(ended: threading.Event, folder: Path) -> None:
 def _send(folder: Path) -> None:
     _write_holder(folder)
     for path in folder.iterdir():
-        if path.name not in HERE_ALONE:
+        if path.name not in HERE_ALONE and not path.name.startswith("."):
             send(path)
 
 

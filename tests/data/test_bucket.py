@@ -32,8 +32,8 @@ def write(path: Path, text: str) -> Path:
 
 def test_a_copys_path_has_a_uri_and_another_has_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(COPIES, str(tmp_path))
-    assert path_of("s3://ecg/lab/runs") == tmp_path / "ecg/lab/runs"
-    assert uri_of(tmp_path / "ecg/lab/runs") == "s3://ecg/lab/runs"
+    assert path_of("s3://ecg/lab/runs") == tmp_path / "ecg-sweep/ecg/lab/runs"
+    assert uri_of(tmp_path / "ecg-sweep/ecg/lab/runs") == "s3://ecg/lab/runs"
     assert uri_of(Path("runs")) == uri_of(Path("/mnt/ecg")) == ""
 
 
@@ -121,6 +121,15 @@ def test_a_bucket_that_is_not_there_takes_nothing(node: Node) -> None:
     file = write(path_of("s3://none-of-that-name/lab") / "a.txt", "1")
     with pytest.raises(OSError, match="none-of-that-name"):
         send(file)
+
+
+def test_what_begins_with_a_dot_is_of_one_process(node: Node) -> None:
+    here = node("first")
+    hidden = [write(here / ".a.txt.17.tmp", "1"), write(here / ".tune/b.txt", "1")]
+    send(here)
+    fetch(here)
+    assert sizes(here) == {}
+    assert all(path.exists() for path in hidden), "another process may be writing them"
 
 
 def test_what_vanishes_while_it_is_sent_is_left_out(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -43,7 +43,7 @@ def test_below_a_bucket_a_store_is_a_copy_and_mlflow_is_elsewhere(monkeypatch: p
     data = {"store": "stores/a", "synthetic": {"task": "beats", "n_records": 200}}
     server = {"uri": "http://127.0.0.1:5000"}
     spec = make_spec(storage="s3://bucket/ecg", data=data, tracking=server)
-    assert spec.data.store == "/copies/bucket/ecg/stores/a"
+    assert spec.data.store == "/copies/ecg-sweep/bucket/ecg/stores/a"
     with pytest.raises(ValueError, match=r"a database can't lie in a bucket; name MLflow's server.* got 'sqlite:///a'"):
         make_spec(storage="s3://bucket/ecg", data=data, tracking={"uri": "sqlite:///a"})
 
@@ -61,7 +61,9 @@ def test_sweeps_lie_below_the_root(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert runs_folder(written(tmp_path, "/mnt/ecg"), (), Path("/scratch")) == Path("/scratch")
     assert runs_folder(written(tmp_path), (), Path("runs")) == Path("runs")
     monkeypatch.setenv(COPIES, "/copies")
-    assert runs_folder(written(tmp_path, "s3://bucket/ecg"), (), Path("runs")) == Path("/copies/bucket/ecg/runs")
+    assert runs_folder(written(tmp_path, "s3://bucket/ecg"), (), Path("runs")) == Path(
+        "/copies/ecg-sweep/bucket/ecg/runs"
+    )
 
 
 def test_a_job_without_a_root_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

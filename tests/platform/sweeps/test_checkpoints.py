@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from data.bucket import COPIES, path_of, send, sizes
 from platform.sweeps.checkpoints import KEPT_TRIALS, CheckpointKeeper, rank
 from platform.sweeps.journal import Event, SweepRecord, replay
 from platform.sweeps.study_db import Objectives
@@ -161,6 +163,26 @@ def test_files_that_are_no_checkpoints_count_too_and_the_shortage_names_the_way_
         f"budget.disk_bytes: {tmp_path} would take 1,000 bytes with one more trial, more than 900; resume "
         "with a higher budget.disk_bytes"
     )
+
+
+def test_a_bucket_keeps_what_a_folder_would_and_the_kept_weights_come_here(
+    bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(COPIES, str(tmp_path / "nodes"))
+    root = path_of(f"s3://{bucket}/tiny-001")
+    folder = Folder(root)
+    for number in range(KEPT_TRIALS + 2):
+        trial = folder.start(number, auroc=number / 100)
+        send(root / "trials" / trial)
+        shutil.rmtree(root / "trials" / trial)  # it was trained on another node
+        folder.end(trial)
+    live = folder.start(99)
+    send(root / "trials" / live)
+    kept = {f"t{number:04d}": {BEST_FILE} for number in range(2, KEPT_TRIALS + 2)}
+    assert folder.files == {**kept, live: {BEST_FILE, LAST_FILE}}
+    assert {path.relative_to(root / "trials").as_posix() for path in sizes(root)} == {
+        *(f"{trial}/{BEST_FILE}" for trial in kept), f"{live}/{BEST_FILE}", f"{live}/{LAST_FILE}",
+    }  # fmt: skip
 
 
 def test_an_empty_record_of_a_resume_replays(tmp_path: Path) -> None:
