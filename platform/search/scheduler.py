@@ -132,23 +132,9 @@ class CooperativeScheduler(StaysHere, FIFOScheduler):
         self._study.on_gone(trial.config["trial"], error=None)
 
     def choose_trial_to_run(self, tune_controller: TuneController, **kwargs: Any) -> Trial | None:
-        _forget_ended(tune_controller)
         overdue = {name for name in self._study.running if self._study.is_overdue(name)}
         for trial in list(tune_controller.get_live_trials()) if overdue else []:
             if trial.config["trial"] in overdue:
                 # Tune's own stop would keep the hung process, and hand it to the next trial.
                 ray.kill(trial.temporary_state.ray_actor)
         return super().choose_trial_to_run(tune_controller, **kwargs)
-
-
-def _forget_ended(controller: TuneController) -> None:
-    """Let Tune drop the trials that have ended, but one.
-
-    It keeps every trial with its last result: half of what the driver of a long sweep would grow by, and it looks at
-    all of them in every step. Nobody asks for them. One stays, since Tune would look for a snapshot if there were none.
-    """
-    trials, ended = controller.get_trials(), [controller._stopped_trials, controller._failed_trials]
-    for trial in [*ended[0], *ended[1]][1:]:
-        trials.remove(trial)
-        for each in ended:
-            each.discard(trial)

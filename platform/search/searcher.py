@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from ray.tune import Callback
 from ray.tune.search import Searcher
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
     from ray.tune.experiment import Trial
 
     from platform.search.trial_lives import TrialLives
+
+WHOLE_TRIALS: Final = 200  # that ended last: Tune still reads a trial's state until its process is given back
+KEPT_OF_TRIAL: Final = {"trial_id", "status", "trainable_name", "custom_trial_name"}
 
 
 class StudySearcher(StaysHere, Searcher):
@@ -63,18 +67,33 @@ class StudySearcher(StaysHere, Searcher):
 
 
 class TrialProcesses(StaysHere, Callback):
-    """Tells the study when a trial gets its process or loses it, and gives the live view its turn."""
+    """Tells the study when a trial gets its process or loses it, and gives the live view its turn.
+
+    Tune keeps every trial with all it knows of it, two thirds of what a long sweep's driver would grow by, and looks
+    at all of them in every step. Nobody asks for one that has ended, so little more than its name is left of it.
+    """
 
     def __init__(self, study: TrialLives, on_step: Callable[[], None]) -> None:
         self._study, self._on_step = study, on_step
+        self._ended: deque[Trial] = deque()
 
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         self._study.on_start(trial.config["trial"])
 
+    def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        self._ended.append(trial)
+
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        self._ended.append(trial)
         # `Trial.get_error` looks into Tune's storage, where the file is brought later.
         error = Path(trial.error_file).read_text(encoding="utf-8") if trial.error_file else "its process died"
         self._study.on_gone(trial.config["trial"], error)
 
     def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
+        while len(self._ended) > WHOLE_TRIALS:
+            trial = self._ended.popleft()
+            trials.remove(trial)
+            named = {name: value for name, value in vars(trial).items() if name in KEPT_OF_TRIAL}
+            vars(trial).clear()
+            vars(trial).update(named, config={})  # from which its name is built
         self._on_step()

@@ -7,11 +7,12 @@ from typing import Any
 
 import cloudpickle
 import pytest
+from ray.tune.experiment import Trial
 from ray.tune.search import Searcher
 from ray.tune.trainable.metadata import _TrainingRunMetadata
 
 from platform.search.scheduler import CooperativeScheduler
-from platform.search.searcher import StudySearcher, TrialProcesses
+from platform.search.searcher import WHOLE_TRIALS, StudySearcher, TrialProcesses
 from platform.sweeps.journal import read_events
 from tests.platform.simulated_sweep import Disk, Session
 from tests.platform.small_spec import make_spec
@@ -64,17 +65,21 @@ def test_a_trial_whose_process_died_goes_on_from_what_it_has_reported(session: S
     assert [event.body["error"] for event in read_events(tmp_path) if event.kind == "lost"] == ["the node died"]
 
 
-def test_what_tune_works_out_of_an_ended_trials_numbers_is_dropped_after_the_step(session: Session) -> None:
-    processes, metadata = TrialProcesses(session.study, on_step=lambda: None), _TrainingRunMetadata()
-    metadata.update_metric("metrics/val/auroc", 0.5)
-    metadata.last_result = {"metrics/val/auroc": 0.5}
-    trial: Any = SimpleNamespace(run_metadata=metadata)
-    processes.on_trial_complete(iteration=0, trials=[trial], trial=trial)
-    assert metadata.metric_analysis, "Tune reads it until the step is over"
-    processes.on_step_end(iteration=0, trials=[trial])
-    assert (metadata.metric_analysis, metadata.metric_n_steps, metadata.last_result) == ({}, {}, {"done": True})
-    metadata.update_metric("metrics/val/auroc", 0.6)  # whatever comes late is taken
-    assert metadata.metric_analysis["metrics/val/auroc"]["max"] == 0.6
+def test_tune_forgets_a_trial_once_many_others_have_ended_after_it(session: Session, tmp_path: Path) -> None:
+    processes = TrialProcesses(session.study, on_step=lambda: None)
+    # Not Tune's own constructor, which wants its storage: what is tested is which attributes stay.
+    trials: Any = [Trial.__new__(Trial) for _ in range(WHOLE_TRIALS + 2)]
+    for number, trial in enumerate(trials):
+        vars(trial).update(trial_id=str(number), status="TERMINATED", trainable_name="trial", custom_trial_name=None)
+        vars(trial).update(config={"trial": "t0000"}, stub=True, run_metadata=_TrainingRunMetadata())
+    first, last = trials[0], trials[-1]
+    for trial in list(trials):
+        processes.on_trial_complete(iteration=0, trials=trials, trial=trial)
+        processes.on_step_end(iteration=0, trials=trials)
+    assert [trial.trial_id for trial in trials] == [str(number) for number in range(2, WHOLE_TRIALS + 2)]
+    assert (first.trial_id, first.config, first.is_finished(), str(first)) == ("0", {}, True, "trial_0")
+    assert not hasattr(first, "run_metadata")
+    assert last.run_metadata is not None
 
 
 def test_tune_gets_the_studys_tasks_and_then_the_end(session: Session) -> None:
