@@ -44,7 +44,12 @@ def read_wfdb(path: str) -> RawRecord:
 
 def _read_any_format(path: str) -> PhysicalSignal:
     check_promise(path)
-    record = wfdb.rdrecord(path)
+    try:
+        record = wfdb.rdrecord(path)
+    except OSError:
+        raise
+    except Exception as error:  # wfdb documents none, and a broken header makes it trip over whatever comes first
+        raise ValueError(f"{type(error).__name__}: {error}") from error
     if record.p_signal is None:
         raise ValueError("its header names no lead")
     return PhysicalSignal(record.p_signal.T, tuple(record.units), float(record.fs), tuple(record.sig_name))
