@@ -1,8 +1,8 @@
 """Coverage-guided fuzzing of what reads files from elsewhere: `python -m tests.fuzz TARGET --seconds 600`.
 
-It needs atheris (`pip install -e '.[fuzz]'`), and is no part of the suite. A reader may refuse a file with its documented
-error and nothing else; any other exception, more than 10 s or more than 2 GiB ends the run, and the input that did it is
-written to the folder for temporary files. The last line says how many inputs were tried.
+It needs atheris (`pip install -e '.[fuzz]'`), and is no part of the suite. A reader may refuse a file with its
+documented error and nothing else; any other exception, more than 10 s or more than 2 GiB ends the run, and the input
+that did it is written to the folder for temporary files. The last lines say how many inputs were tried.
 """
 
 from __future__ import annotations
@@ -133,7 +133,8 @@ def main() -> None:
             try:
                 target.read(folder, content)
             except target.errors as error:
-                assert str(error).strip(), "an error says something"
+                if not str(error).strip():
+                    raise AssertionError("an error says something") from error
 
         artefacts = f"-artifact_prefix={tempfile.gettempdir()}/"
         limits = [artefacts, f"-max_total_time={options.seconds}", f"-timeout={HANG_S}", f"-rss_limit_mb={MOST_MIB}"]

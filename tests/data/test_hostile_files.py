@@ -68,6 +68,7 @@ def wfdb_headers(draw: st.DrawFn) -> str:
 
 @fuzzed
 @example(header="r 0 -1 1", signal=b"")
+@example(header="r/1 0 16 /mV\rr 10r 11 ,0 r/", signal=b"")
 @given(header=st.one_of(wfdb_headers(), st.text(max_size=200)), signal=st.binary(max_size=200))
 def test_wfdb_headers(tmp_path: Path, header: str, signal: bytes) -> None:
     (tmp_path / "r.hea").write_text(header, encoding="utf-8", errors="replace")
