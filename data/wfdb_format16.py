@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from wfdb.io.header import parse_header_content, rx_record, rx_signal
 
 MISSING = -(2**15)  # format 16's mark of a sample that is not there
+MOST_IN_SEGMENTS = 2**27  # samples: a GiB of wfdb's float64
 COMPRESSED = ("508", "516", "524")
 DEFAULT_GAIN = 200.0  # where a header has none, or 0
 
@@ -80,18 +81,24 @@ def read_format16(path: str) -> PhysicalSignal | None:
 
 
 def check_promise(path: str) -> None:
-    """Refuse a header that promises more samples than its files have bytes, before memory is taken for them.
+    """Refuse a header that promises more than there is, before memory is taken for it.
 
-    Of the formats only the compressed ones have less than a byte a sample; they carry their own length.
+    That is: another number of leads or segments than it has lines, more samples in a file than that has bytes (of the
+    formats only the compressed ones have less than a byte a sample; they carry their own length), or more samples in
+    segments, between which there may be gaps, than fit in memory.
 
     Raises:
-        ValueError: a signal file is too small.
+        ValueError: it does.
         OSError: there is no header.
     """
     text = Path(f"{path}.hea").read_text(encoding="ascii", errors="ignore")
     lines, _ = parse_header_content(text)
     record = rx_record.match(lines[0]) if lines else None
-    n_timesteps = int((record and record["sig_len"]) or 0)
+    n_leads, n_segments, n_timesteps = (int((record and record[name]) or 0) for name in ("n_sig", "n_seg", "sig_len"))
+    if (n_segments or n_leads) != len(lines) - 1:
+        raise ValueError(f"its header names {n_segments or n_leads:,} leads or segments in {len(lines) - 1:,} lines")
+    if n_segments and n_leads * n_timesteps > MOST_IN_SEGMENTS:
+        raise ValueError(f"{n_leads:,} x {n_timesteps:,} samples in segments, at most {MOST_IN_SEGMENTS:,} are read")
     leads = [_Lead(*match.groups()) for match in map(rx_signal.match, lines[1:]) if match]
     counts = Counter(lead.file_name for lead in leads if lead.fmt not in COMPRESSED)
     for name, n_leads in counts.items():

@@ -68,7 +68,7 @@ def wfdb_headers(draw: st.DrawFn) -> str:
 
 @fuzzed
 @example(header="r 0 -1 1", signal=b"")
-@example(header="r/1 0 16 /mV\rr 10r 11 ,0 r/", signal=b"")
+@example(header="r/10 16 /mV\rr 10r 11 ,0 r/", signal=b"")
 @given(header=st.one_of(wfdb_headers(), st.text(max_size=200)), signal=st.binary(max_size=200))
 def test_wfdb_headers(tmp_path: Path, header: str, signal: bytes) -> None:
     (tmp_path / "r.hea").write_text(header, encoding="utf-8", errors="replace")
@@ -90,6 +90,23 @@ def test_a_header_that_promises_more_than_its_file_has_costs_no_memory(tmp_path:
         (tmp_path / "r.dat").write_bytes(bytes(600))
         with pytest.raises(ValueError, match="can't be read as a WFDB record"):
             read_wfdb(str(tmp_path / "r"))
+
+
+@pytest.mark.parametrize(
+    ("header", "rule"),
+    [
+        ("r 110131013 4 17\nr.dat 16 200/mV 12 0 0 0 0 I\n", r"names 110,131,013 leads or segments in 1 lines"),
+        ("r/999999999 1 100 8\nr_a 8\n", r"names 999,999,999 leads or segments in 1 lines"),
+        ("r/1 12 100 999999999\n~ 999999999\n", r"12 x 999,999,999 samples in segments, at most 134,217,728 are read"),
+    ],
+)
+def test_a_header_that_promises_more_than_it_has_lines_for_costs_no_memory(
+    tmp_path: Path, header: str, rule: str
+) -> None:
+    (tmp_path / "r.hea").write_text(header, encoding="ascii")
+    (tmp_path / "r.dat").write_bytes(bytes(600))
+    with pytest.raises(ValueError, match=rule):
+        read_wfdb(str(tmp_path / "r"))
 
 
 @fuzzed
