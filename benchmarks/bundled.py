@@ -6,9 +6,9 @@ shared trainer, as a trial is; its model is that of the epoch with the best AURO
 seed, and random backbones do too. `method: peft` interpolates records to the rate that the backbone was pretrained at;
 `method: hubert_ecg` wants them at that rate, as a step of preprocessing in --data.
 
-A difference has a value for each seed; its 95 % interval is a paired bootstrap over the test patients of the mean over
-the seeds (`trainables.paired_bootstrap`). By default on synthetic single-lead segments with and without atrial
-fibrillation, of which no backbone has seen any; with --store on any store.
+A figure has a value for each seed; its 95 % interval is a bootstrap over the test patients of the mean over the seeds,
+a difference's a paired one (`trainables.paired_bootstrap`). By default on synthetic single-lead segments with and
+without atrial fibrillation, of which no backbone has seen any; with --store on any store.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from data.dataset import Dataset
 from data.loading import load, make_store
 from data.store import read_manifest
 from platform.bundle import BundledCard
-from trainables.bootstrap import resample
+from trainables.bootstrap import percentile_interval, resample
 from trainables.config import TrainConfig
 from trainables.evaluation import evaluate
 from trainables.method import Method
@@ -181,11 +181,12 @@ def _cells(options: argparse.Namespace) -> Iterator[Cell]:
             yield from (Cell(backbone, tuning, weights) for weights in kinds)
 
 
-def _aurocs(scores: Mapping[Cell, Score]) -> tuple[Figure, ...]:
-    return tuple(
-        Figure(f"{cell.backbone}, {cell.tuning}, {cell.weights}", "AUROC", tuple(score.auroc_S.tolist()))
-        for cell, score in scores.items()
-    )
+def _aurocs(scores: Mapping[Cell, Score]) -> Iterator[Figure]:
+    for cell, score in scores.items():
+        interval = percentile_interval(score.resampled_SR.mean(axis=0))
+        assert interval is not None, "a difference of two scores would have been refused"
+        note = f"mean {score.auroc_S.mean():.3f}, 95 % interval {interval[0]:.3f} to {interval[1]:.3f}"
+        yield Figure(f"{cell.backbone}, {cell.tuning}, {cell.weights}", "AUROC", tuple(score.auroc_S.tolist()), note)
 
 
 def _added(scores: Mapping[Cell, Score], backbone: str, tuning: str) -> Figure:
