@@ -1,18 +1,20 @@
 """What bundled weights add over random ones: `python -m benchmarks.bundled`.
 
 Test AUROC (macro) of `method: peft` on each backbone that this repository bundles, from bundled and from random
-weights, tuned in several ways. Every run is a plain run through the shared trainer, as a trial is; its model is that of
-the epoch with the best AUROC on validation. Runs differ in their seed, and random backbones do too. Records are
-interpolated to the rate that the backbone was pretrained at.
+weights, tuned in several ways, and of `method: hubert_ecg` from HuBERT-ECG's. Every run is a plain run through the
+shared trainer, as a trial is; its model is that of the epoch with the best AUROC on validation. Runs differ in their
+seed, and random backbones do too. `method: peft` interpolates records to the rate that the backbone was pretrained at;
+`method: hubert_ecg` wants them at that rate, as a step of preprocessing in --data.
 
-A difference has a value for each seed; its 95 % interval is a paired bootstrap over the test patients of the mean over
-the seeds (`trainables.paired_bootstrap`). By default on synthetic single-lead segments with and without atrial
-fibrillation, of which no backbone has seen any; with --store on any store.
+A figure has a value for each seed; its 95 % interval is a bootstrap over the test patients of the mean over the seeds,
+a difference's a paired one (`trainables.paired_bootstrap`). By default on synthetic single-lead segments with and
+without atrial fibrillation, of which no backbone has seen any; with --store on any store.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -32,11 +34,12 @@ from data.dataset import Dataset
 from data.loading import load, make_store
 from data.store import read_manifest
 from platform.bundle import BundledCard
-from trainables.bootstrap import resample
+from trainables.bootstrap import percentile_interval, resample
+from trainables.config import TrainConfig
 from trainables.evaluation import evaluate
+from trainables.method import Method
 from trainables.methods import METHODS
 from trainables.paired_bootstrap import paired_difference
-from trainables.peft_method import PeftConfig
 from trainables.plain_trial import PlainTrial
 from trainables.trial import State
 from trainables.weight_files import BUNDLED
@@ -52,8 +55,10 @@ TUNINGS: Final[Mapping[str, Mapping[str, Any]]] = MappingProxyType(
         "lora": {"rank": 8, "alpha": 16, "target_modules": "all", "lr": 3e-3, "head_lr": 1e-2},
         "houlsby": {"bottleneck": 16, "lr": 3e-3, "head_lr": 1e-2},
         "full": {"lr": 1e-3, "head_lr": 3e-3},
+        "hubert_ecg": {"lr": 1e-3, "class_weights": "balanced", "schedule": "linear"},
     }
 )
+OWN_METHOD: Final = "hubert_ecg"  # the tuning that is no way of `method: peft`: as hubert_ecg_finetune.yaml begins
 PROBE: Final = "linear_probe"
 DRAW_SEED: Final = 0  # of the test patients: the same resamples for every run
 
@@ -99,10 +104,12 @@ def data_config(options: argparse.Namespace, folder: Path) -> DataConfig:
     """Return the store that was asked for, or make the synthetic one."""
     if options.store is not None:
         n_timesteps = round(options.duration_s * read_manifest(options.store).fs_hz)
+        steps = [{"crop_or_pad": {"n_timesteps": n_timesteps}}, *options.data.get("preprocess", ())]
         values = {"store": str(options.store), "labels": options.labels, "finetune_label_ratio": options.share}
-        return DataConfig.model_validate({**values, "preprocess": [{"crop_or_pad": {"n_timesteps": n_timesteps}}]})
+        return DataConfig.model_validate({**values, **options.data, "preprocess": steps})
     synthetic = {"task": "af_segments", "n_records": options.records}
-    config = DataConfig.model_validate({"store": str(folder / "af_segments"), "synthetic": synthetic})
+    values = {"store": str(folder / "af_segments"), "synthetic": synthetic, **options.data}
+    config = DataConfig.model_validate(values)
     make_store(config)
     return config.model_copy(update={"finetune_label_ratio": options.share})
 
@@ -115,7 +122,7 @@ def measure(cell: Cell, dataset: Dataset, options: argparse.Namespace) -> Score:
 
 
 def _run(cell: Cell, dataset: Dataset, seed: int, options: argparse.Namespace) -> tuple[float, Floats]:
-    method, config = METHODS["peft"], peft_config(cell, dataset.signal.fs_hz, seed, options)
+    method, config = configure(cell, dataset.signal.fs_hz, seed, options)
     trial = _BestEpoch(seed)
     method.train(config, dataset, trial)
     model = method.build_model(config, dataset.signal, dataset.label_set)
@@ -128,23 +135,28 @@ def _run(cell: Cell, dataset: Dataset, seed: int, options: argparse.Namespace) -
     return evaluation.scores.macro["auroc"], resampled.macro["auroc"]
 
 
-def peft_config(cell: Cell, fs_hz: float, seed: int, options: argparse.Namespace) -> PeftConfig:
-    """Return a run's configuration, its records at the rate of the backbone's pretraining."""
-    card = BundledCard.model_validate_json((BUNDLED / f"{cell.backbone}_{SIZE}.json").read_bytes())
+def configure(cell: Cell, fs_hz: float, seed: int, options: argparse.Namespace) -> tuple[Method, TrainConfig]:
+    """Return a run's method and its configuration."""
+    is_own = cell.tuning == OWN_METHOD  # whose random weights follow from the trial's seed
+    method = METHODS[OWN_METHOD if is_own else "peft"]
     params = {
-        "backbone": cell.backbone,
         "size": SIZE,
         "weights": cell.weights,
-        "weights_seed": seed if cell.weights == "random" else 0,
-        "resample_factor": max(options.resample_factor, card.fs_hz / fs_hz),
-        "tuning": cell.tuning,
         "epochs": options.epochs,
         "batch_size": 16,  # few records make few steps
         **TUNINGS[cell.tuning],
     }
-    config = METHODS["peft"].parse_config(params)
-    assert isinstance(config, PeftConfig)
-    return config
+    return method, method.parse_config(params if is_own else {**params, **_peft_params(cell, fs_hz, seed, options)})
+
+
+def _peft_params(cell: Cell, fs_hz: float, seed: int, options: argparse.Namespace) -> Mapping[str, Any]:
+    card = BundledCard.model_validate_json((BUNDLED / f"{cell.backbone}_{SIZE}.json").read_bytes())
+    return {
+        "backbone": cell.backbone,
+        "weights_seed": seed if cell.weights == "random" else 0,
+        "resample_factor": max(options.resample_factor, card.fs_hz / fs_hz),
+        "tuning": cell.tuning,
+    }
 
 
 class _BestEpoch(PlainTrial):
@@ -169,11 +181,12 @@ def _cells(options: argparse.Namespace) -> Iterator[Cell]:
             yield from (Cell(backbone, tuning, weights) for weights in kinds)
 
 
-def _aurocs(scores: Mapping[Cell, Score]) -> tuple[Figure, ...]:
-    return tuple(
-        Figure(f"{cell.backbone}, {cell.tuning}, {cell.weights}", "AUROC", tuple(score.auroc_S.tolist()))
-        for cell, score in scores.items()
-    )
+def _aurocs(scores: Mapping[Cell, Score]) -> Iterator[Figure]:
+    for cell, score in scores.items():
+        interval = percentile_interval(score.resampled_SR.mean(axis=0))
+        assert interval is not None, "a difference of two scores would have been refused"
+        note = f"mean {score.auroc_S.mean():.3f}, 95 % interval {interval[0]:.3f} to {interval[1]:.3f}"
+        yield Figure(f"{cell.backbone}, {cell.tuning}, {cell.weights}", "AUROC", tuple(score.auroc_S.tolist()), note)
 
 
 def _added(scores: Mapping[Cell, Score], backbone: str, tuning: str) -> Figure:
@@ -203,6 +216,13 @@ def _parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.bundled", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--store", type=Path, metavar="STORE", help="tune on this store instead of synthetic records")
     parser.add_argument("--labels", metavar="SET", help="its label set, where it has several")
+    parser.add_argument(
+        "--data",
+        type=json.loads,
+        default={},
+        metavar="JSON",
+        help="other keys of a spec's data section; preprocess: what comes after the cut to --duration-s",
+    )
     parser.add_argument("--duration-s", type=float, default=5.0, help="how much of its records is taken, s (5)")
     parser.add_argument(
         "--resample-factor", type=float, default=1.0, help="at least, for short records to have tokens (1)"
@@ -218,6 +238,8 @@ def _parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     for name in ("epochs", "seeds"):
         if getattr(options, name) < 1:
             parser.error(f"--{name} >= 1 must hold, got {getattr(options, name)}")
+    if OWN_METHOD in options.tunings and set(options.backbones) != {"hubert"}:
+        parser.error(f"--tunings {OWN_METHOD} needs --backbones hubert, got {' '.join(options.backbones)}")
     return options
 
 

@@ -130,6 +130,20 @@ def test_bundled_compares_each_backbone_with_random_weights_and_each_way_with_a_
         assert f"{backbone}, bundled, lora - linear_probe" in medians
 
 
+def test_bundled_compares_hubert_ecgs_own_fine_tuning_too(tmp_path: Path) -> None:
+    file = tmp_path / "result.json"
+    at_its_rate = '{"preprocess": [{"resample": {"fs_hz": 500}}, {"minmax": {}}]}'
+    arguments = ["--records", "120", "--epochs", "1", "--seeds", "2", "--backbones", "hubert", "--data", at_its_rate]
+    assert bundled.main([*arguments, "--tunings", "linear_probe", "hubert_ecg", "--json", str(file)]) == 0
+    assert "hubert, hubert_ecg, bundled - random" in medians_of(file)
+
+
+def test_bundled_refuses_hubert_ecgs_own_fine_tuning_of_other_backbones(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        bundled.main(["--backbones", "hubert", "ecg_fm", "--tunings", "hubert_ecg"])
+    assert "--tunings hubert_ecg needs --backbones hubert, got hubert ecg_fm" in capsys.readouterr().err
+
+
 def test_enecg_measures_a_trial_with_and_without_kept_features_and_the_pass(tmp_path: Path) -> None:
     file = tmp_path / "result.json"
     assert enecg.main(["--records", "64", "--repeats", "1", "--json", str(file)]) == 0
