@@ -201,6 +201,9 @@ def _connected(bucket: str) -> FileSystem:
     Raises:
         OSError: there is no such bucket, or it can't be asked.
     """
-    from pyarrow.fs import FileSystem  # here: most sweeps have no bucket
+    from pyarrow.fs import FileSystem, FileType  # here: most sweeps have no bucket
 
-    return FileSystem.from_uri(f"{SCHEME}{bucket}")[0]
+    connected, key = FileSystem.from_uri(f"{SCHEME}{bucket}")
+    if connected.get_file_info(key).type == FileType.NotFound:
+        raise OSError(f"there is no bucket {bucket!r}; make it, or name another one")
+    return connected

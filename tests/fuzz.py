@@ -18,11 +18,13 @@ from pathlib import Path
 import atheris
 
 with atheris.instrument_imports(include=["data", "platform", "yaml", "ruamel", "wfdb"]):
+    from data.ingest import ingest_serially
     from data.kinds import hefei, iesd, mimic_iv_ecg, segments_csv
     from data.record_reader import UNREADABLE
     from data.recording import FileFormat, read_recordings
     from data.split_csv import read_split
     from data.store import read_manifest
+    from data.synthetic import SyntheticConfig, SyntheticReader
     from data.wfdb_record import read_wfdb
     from platform.chains.stages import is_chain, parse_chain
     from platform.specs.error import SpecError
@@ -97,6 +99,14 @@ def read_recording(folder: Path, content: bytes) -> None:
     list(read_recordings(path, FORM))
 
 
+def manifest_seed() -> bytes:
+    """Return the manifest of a store that is whole."""
+    with tempfile.TemporaryDirectory() as name:
+        synthetic = SyntheticConfig(task="af_segments", n_records=50, fs_hz=50, duration_s=4)
+        ingest_serially(SyntheticReader(synthetic), Path(name) / "store")
+        return (Path(name) / "store" / "dataset.json").read_bytes()
+
+
 def spec_seeds() -> tuple[bytes, ...]:
     return tuple(path.read_bytes() for path in sorted((ROOT / "searchspaces").glob("*.yaml")))
 
@@ -107,7 +117,7 @@ TARGETS = {
     "csv": Target(read_csv, (ValueError,), (b"a,b,label\n0.1,0.2,1\n0.3,0.4,0\n",)),
     "text": Target(read_text, (ValueError,), (b"I II\n1 2\n3 4\n", b"id,fold\na,1\n")),
     "lines": Target(read_lines, (ValueError,), (b'{"ecg_path":"a/b","subject_id":"1","report":"x"}\n',)),
-    "manifest": Target(read_store, (ValueError,), (b'{"version": 2, "kind": "x", "shards": []}',)),
+    "manifest": Target(read_store, (ValueError,), (manifest_seed(),)),
     "recording": Target(
         read_recording,
         (ValueError,),

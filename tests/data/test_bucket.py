@@ -116,11 +116,13 @@ def test_nothing_half_written_stays_of_a_download_that_fails(node: Node, monkeyp
     assert list(there.iterdir()) == []
 
 
-def test_a_bucket_that_is_not_there_takes_nothing(node: Node) -> None:
+def test_a_bucket_that_is_not_there_is_named(node: Node) -> None:
     node("first")
     file = write(path_of("s3://none-of-that-name/lab") / "a.txt", "1")
-    with pytest.raises(OSError, match="none-of-that-name"):
-        send(file)
+    for use in (send, fetch, remove, read, folders, sizes):
+        with pytest.raises(OSError, match="there is no bucket 'none-of-that-name'; make it, or name another one"):
+            use(file)
+    assert file.exists()
 
 
 def test_what_begins_with_a_dot_is_of_one_process(node: Node) -> None:
