@@ -52,6 +52,7 @@ def bring(folder: Path) -> None:
     """
     if not uri_of(folder):
         return
+    folder.mkdir(parents=True, exist_ok=True)  # this machine may be new to the sweep
     with locked(folder):
         journal = folder / JOURNAL_NAME
         here = _whole_lines(journal.read_bytes()) if journal.exists() else b""

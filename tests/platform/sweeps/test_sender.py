@@ -73,7 +73,6 @@ def test_the_journal_that_goes_further_is_gone_on_with(node: Node) -> None:
     assert len(list(read_events(folder))) == 3, "this node's, which was killed before it could send"
     send(folder / FILE_NAME)
     runs = node("second")
-    (runs / "tiny-001").mkdir(parents=True)
     bring(runs / "tiny-001")
     assert len(list(read_events(runs / "tiny-001"))) == 3
 
@@ -82,7 +81,6 @@ def test_a_sweep_that_went_on_elsewhere_is_not_mixed_with_what_is_here(node: Nod
     folder = begin(node("first"), "t0000")
     send(folder / FILE_NAME)
     elsewhere = node("second") / folder.name
-    elsewhere.mkdir(parents=True)
     bring(elsewhere)
     Journal(elsewhere).append("closed", reason="interrupted", metrics={})
     send(elsewhere / FILE_NAME)
@@ -97,7 +95,6 @@ def test_trials_that_the_journal_does_not_know_are_forgotten(node: Node) -> None
     send(folder / FILE_NAME)
     leave_checkpoint(folder, "t0001")
     runs = node("second")
-    (runs / folder.name).mkdir(parents=True)
     bring(runs / folder.name)
     assert folders(runs / folder.name / "trials") == ["t0000"]
 

@@ -49,7 +49,8 @@ def test_a_sweep_in_a_bucket_outlives_the_node_that_it_runs_on(
 
     monkeypatch.setenv(COPIES, str(place.folder / "second"))
     folder = path_of(root) / "runs/tiny-001"
-    assert start(place, spec, "--resume", "--accept-changes").wait(600) == 0, place.output
+    resumed = start(place, spec, "--resume", f"{root}/runs/tiny-001", "--accept-changes")  # other copies: another path
+    assert resumed.wait(600) == 0, place.output
     assert sorted(path.relative_to(folder).as_posix() for path in sizes(folder / "trials")) == [
         f"trials/t{number:04d}/best.safetensors" for number in range(4)
     ]
