@@ -4,7 +4,7 @@ Test AUROC (macro) of `method: peft` on each backbone that this repository bundl
 weights, tuned in several ways, and of `method: hubert_ecg` from HuBERT-ECG's. Every run is a plain run through the
 shared trainer, as a trial is; its model is that of the epoch with the best AUROC on validation. Runs differ in their
 seed, and random backbones do too. `method: peft` interpolates records to the rate that the backbone was pretrained at;
-`method: hubert_ecg` wants them at that rate, as a step of preprocessing in --data.
+`method: hubert_ecg` wants them at that rate, by a step `resample` in --data, and so do records of a higher rate.
 
 A figure has a value for each seed; its 95 % interval is a bootstrap over the test patients of the mean over the seeds,
 a difference's a paired one (`trainables.paired_bootstrap`). By default on synthetic single-lead segments with and
@@ -151,6 +151,11 @@ def configure(cell: Cell, fs_hz: float, seed: int, options: argparse.Namespace) 
 
 def _peft_params(cell: Cell, fs_hz: float, seed: int, options: argparse.Namespace) -> Mapping[str, Any]:
     card = BundledCard.model_validate_json((BUNDLED / f"{cell.backbone}_{SIZE}.json").read_bytes())
+    if fs_hz > card.fs_hz:
+        raise ValueError(
+            f"records must not be above the rate of {cell.backbone}'s pretraining, {card.fs_hz:g} Hz, but these have "
+            f"{fs_hz:g} Hz; resample them in the preprocess of --data"
+        )
     return {
         "backbone": cell.backbone,
         "weights_seed": seed if cell.weights == "random" else 0,

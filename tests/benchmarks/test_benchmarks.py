@@ -144,6 +144,12 @@ def test_bundled_refuses_hubert_ecgs_own_fine_tuning_of_other_backbones(capsys: 
     assert "--tunings hubert_ecg needs --backbones hubert, got hubert ecg_fm" in capsys.readouterr().err
 
 
+def test_bundled_refuses_records_above_the_rate_of_a_backbones_pretraining() -> None:
+    above = '{"preprocess": [{"resample": {"fs_hz": 500}}]}'
+    with pytest.raises(ValueError, match="pretraining, 250 Hz, but these have 500 Hz; resample them"):
+        bundled.main(["--records", "60", "--backbones", "ecg_fm", "--data", above])
+
+
 def test_enecg_measures_a_trial_with_and_without_kept_features_and_the_pass(tmp_path: Path) -> None:
     file = tmp_path / "result.json"
     assert enecg.main(["--records", "64", "--repeats", "1", "--json", str(file)]) == 0
