@@ -44,12 +44,13 @@ def moments(seed: int | None) -> random.Random:
 def sections(place: Workplace, faults: list[str], at: int, **resources: Any) -> dict[str, Any]:
     marks = place.folder / "marks"
     marks.mkdir(exist_ok=True)
+    timeout_s = 4 if "hang" in faults else 60  # short where it is waited for, and of no consequence elsewhere
     return {
         "method": "faulty",
         "params": {"machine": {"choice": faults}, "at": at, "marks": str(marks), "epoch_s": 0.02},
         "search": GRID,
         "budget": {"trials": len(faults), "epochs": 4},
-        "resources": {"concurrency": 2, "report_timeout_s": 4, **resources},
+        "resources": {"concurrency": 2, "report_timeout_s": timeout_s, **resources},
     }
 
 
