@@ -41,7 +41,6 @@ SETTINGS: Final[Mapping[str, str]] = {
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    COPIES: str(copies()),
 }
 """Environment of the driver and of every process that it has Ray start; a user's own values win."""
 
@@ -101,7 +100,9 @@ def init_options(address: str) -> dict[str, Any]:
             f"--address {address}: a sweep does not run through Ray Client; start it on the cluster with "
             "ray job submit --working-dir . -- python -m platform.sweep SPEC"
         )
-    runtime_env: dict[str, Any] = {"env_vars": {name: os.environ[name] for name in SETTINGS}}
+    variables = {name: os.environ[name] for name in SETTINGS}
+    variables[COPIES] = str(copies().parent)  # a node's own home may lie elsewhere
+    runtime_env: dict[str, Any] = {"env_vars": variables}
     if JOB not in os.environ:  # a job has brought its own
         check_code_size(ROOT, packaging.GCS_STORAGE_MAX_SIZE)
         runtime_env["working_dir"] = str(ROOT)

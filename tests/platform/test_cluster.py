@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import ray
 
+from data.bucket import COPIES, path_of
 from platform.cluster import SETTINGS, check_code_size, default_address, init_options, ray_cluster
 from platform.project import ROOT
 from platform.specs.storage import JOB
@@ -68,7 +69,9 @@ def test_a_cluster_gets_the_code_and_the_settings(monkeypatch: pytest.MonkeyPatc
     monkeypatch.delenv(JOB, raising=False)
     options = init_options("auto")
     assert options["address"] == "auto"
-    assert options["runtime_env"] == {"working_dir": str(ROOT), "env_vars": dict(SETTINGS)}
+    # Copies of buckets are where they are here: the same path on every node.
+    variables = {**SETTINGS, COPIES: str(path_of("s3://bucket").parents[1])}
+    assert options["runtime_env"] == {"working_dir": str(ROOT), "env_vars": variables}
 
 
 def test_a_job_has_brought_its_code(monkeypatch: pytest.MonkeyPatch) -> None:
