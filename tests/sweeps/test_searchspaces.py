@@ -1,4 +1,4 @@
-"""Every shipped search space validates, and runs end to end with a tiny budget."""
+"""Every shipped search space runs end to end with a tiny budget; `tests/platform` checks what needs no Ray."""
 
 from __future__ import annotations
 
@@ -8,21 +8,12 @@ from typing import Any
 
 import pytest
 
-from data.ingest import ingest_serially
-from data.kinds.ptbxl import PtbxlConfig, build_reader
-from data.loading import load
-from platform.chains.stages import is_chain, parse_chain
+from platform.chains.stages import parse_chain
 from platform.specs.spec import parse_spec
 from platform.sweeps.journal import read_events, replay
-from tests.sweeps.workplace import ROOT, Workplace, states
-from trainables.data_steps import DATA_STEPS
-from trainables.methods import METHODS
-from trainables.plain_trial import PlainTrial
-from trainables.supervised import SupervisedConfig
+from tests.searchspaces import BENCHMARK, CHAINS, OF_SEVERAL_STORES, SPACES, ingest_ptbxl, names
+from tests.sweeps.workplace import Workplace, states
 
-ALL = sorted((ROOT / "searchspaces").glob("*.yaml"))
-SPACES = [path for path in ALL if not is_chain(path)]
-CHAINS = [path for path in ALL if is_chain(path)]
 STANDS_IN: dict[str, dict[str, Any]] = {  # synthetic records in place of stores that a user ingests
     **{
         f"adagrad_fusion_{name}": {"task": "morphology", "fs_hz": 100, "duration_s": 10}
@@ -60,44 +51,12 @@ ADAPTED: dict[str, dict[str, Any]] = {
         for name in STANDS_IN if name.startswith("enecg_")
     },
 }  # fmt: skip
-OF_SEVERAL_STORES = {"bundled_hubert", "hubert_ecg_base"}  # chains that a user ingests stores for; one wants a GPU
 DOWNLOADED = {"peft_base"}  # their weights are fetched from a hub, and want a GPU
-BENCHMARK = {  # of PTB-XL: each task with one of the models, so that each model is trained
-    "ptbxl_all": "fcn_wang",
-    "ptbxl_diag": "resnet1d_wang",
-    "ptbxl_diag_subclass": "inception1d",
-    "ptbxl_diag_superclass": "fcn_wang",
-    "ptbxl_form": "lstm_bidir",
-    "ptbxl_rhythm": "xresnet1d101",
-}
-
-
-def names(path: Path) -> str:
-    return path.stem
 
 
 def slow_unless(name: str, path: Path) -> Any:
     """Run one search space by default, all of them in `make test-all`."""
     return pytest.param(path, id=path.stem, marks=[] if path.stem == name else [pytest.mark.slow])
-
-
-def test_there_are_search_spaces() -> None:
-    assert SPACES
-
-
-@pytest.mark.parametrize("path", [path for path in ALL if path.stem not in OF_SEVERAL_STORES], ids=names)
-def test_a_shipped_search_space_validates(path: Path, offline: Workplace, capsys: pytest.CaptureFixture[str]) -> None:
-    assert offline.main(path, "--dry-run") == 0
-    output = capsys.readouterr().out
-    assert "sampled configurations" in output or "points" in output  # of data steps
-
-
-@pytest.mark.parametrize("name", sorted(OF_SEVERAL_STORES))
-def test_a_shipped_chain_of_several_stores_is_one_whose_stages_have_known_parameters(name: str) -> None:
-    for stage in parse_chain(ROOT / "searchspaces" / f"{name}.yaml").stages:
-        values = stage.values
-        fields = (DATA_STEPS[values["step"]] if "step" in values else METHODS[values["method"]]).config.model_fields
-        assert values["params"].keys() <= fields.keys()
 
 
 @pytest.mark.timeout(900)
@@ -149,48 +108,9 @@ def run(path: Path, place: Workplace, overrides: dict[str, Any]) -> int:
     return place.main(path, *(part for argument in arguments for part in ("--set", argument)))
 
 
-def test_every_task_of_the_benchmark_has_its_search_space() -> None:
-    assert {path.stem for path in SPACES if path.stem.startswith("ptbxl_")} == set(BENCHMARK)
-
-
-@pytest.mark.parametrize("name", BENCHMARK)
-def test_a_search_space_of_the_benchmark_follows_its_protocol_with_every_model(name: str) -> None:
-    spec = parse_spec(SPACES[0].with_name(f"{name}.yaml"))
-    grid = {point.pop("model"): point for point in spec.space.grid()}
-    assert grid == {
-        "xresnet1d101": {"lr": 1e-2},
-        "inception1d": {"lr": 1e-2},
-        "resnet1d_wang": {"lr": 1e-2},
-        "fcn_wang": {"lr": 1e-2},
-        "lstm_bidir": {"clip_norm": 0.25},
-    }
-    assert SupervisedConfig().lr == 1e-3  # the LSTM's
-    assert spec.budget.trials == len(grid)
-    fixed = {**spec.space.fixed, "epochs": spec.budget.epochs}
-    assert fixed == {
-        "epochs": 50, "batch_size": 128, "optimizer": "adamw", "weight_decay": 1e-2, "schedule": "one_cycle",
-        "dropout": 0.5, "loss": "bce", "crop_timesteps": 250, "window_stride": 125, "window_pooling": "max",
-    }  # fmt: skip
-    assert [step.model_dump() for step in spec.data.preprocess] == [{"zscore": {"per": "global"}}]
-
-
 @pytest.fixture(scope="module")
 def ptbxl_store(recordings: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("ptbxl") / "store"
-    ingest_serially(build_reader(PtbxlConfig(source=str(recordings / "ptbxl"))), folder)
-    return folder
-
-
-@pytest.mark.parametrize(("name", "model"), BENCHMARK.items(), ids=BENCHMARK)
-def test_a_search_space_of_the_benchmark_trains(name: str, model: str, ptbxl_store: Path) -> None:
-    spec = parse_spec(SPACES[0].with_name(f"{name}.yaml"))
-    method = METHODS[spec.method]
-    (point,) = (point for point in spec.space.grid() if point["model"] == model)
-    dataset = load(spec.data.model_copy(update={"store": str(ptbxl_store)}))
-    trial = PlainTrial(spec.seed)
-    method.train(method.parse_config({**spec.space.fixed, **point, "epochs": 1}), dataset, trial)
-    assert set(trial.reports[1]) == method.reports("multilabel")
-    assert f"_{dataset.label_set.name}" == name.removeprefix("ptbxl")
+    return ingest_ptbxl(recordings, tmp_path_factory.mktemp("ptbxl") / "store")
 
 
 @pytest.mark.timeout(300)
