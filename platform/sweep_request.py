@@ -58,7 +58,8 @@ def read_request(options: argparse.Namespace) -> tuple[Spec, Request]:
     """Parse the spec; a resume keeps the overrides that its sweep began with."""
     overrides = tuple(options.set)
     folder, runs = None, runs_folder(options.spec, overrides, options.runs)
-    bring_journals(runs, str(read_spec_file(options.spec, overrides).values.get("name")))
+    if uri_of(runs):
+        bring_journals(runs, parse_spec(options.spec, overrides).name)
     if options.resume is not None:
         if options.resume:
             folder = root_of(options.resume)

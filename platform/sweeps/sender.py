@@ -34,9 +34,7 @@ class NotSent(OSError):  # noqa: N818  (named for what it reports)
 
 
 def bring_journals(runs: Path, name: str) -> None:
-    """Make known here which sweeps of the spec called `name` the bucket has; for other paths, do nothing."""
-    if not uri_of(runs):
-        return
+    """Make known here which sweeps of the spec called `name` the bucket has."""
     for each in folders(runs):
         folder = runs / each
         folder.mkdir(parents=True, exist_ok=True)  # its number is taken

@@ -158,5 +158,4 @@ def test_a_sweep_on_a_shared_folder_is_sent_nowhere(tmp_path: Path) -> None:
     before = sorted(path.name for path in folder.iterdir())
     with sent(folder):
         bring(folder)
-        bring_journals(tmp_path, "tiny")
     assert sorted(path.name for path in folder.iterdir()) == before
