@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +18,8 @@ from typing import Final
 
 import psutil
 import ray
+
+from data.repeating import repeating
 
 STORE_FILE: Final = "/dev/shm/plasma"
 IDLE: Final = "ray::IDLE"  # a worker without work, which Ray ends by itself
@@ -46,22 +47,15 @@ class NodeMemory:
 @contextmanager
 def sampled(path: Path) -> Iterator[None]:
     """Look at this process's sweep in a thread until the context ends; write a JSON line a look to `path`."""
-    ended = threading.Event()
+    with path.open("w", encoding="utf-8") as file:
 
-    def sample() -> None:
-        with path.open("w", encoding="utf-8") as file:
-            while not ended.wait(SAMPLE_EVERY_S):
-                if ray.is_initialized():
-                    file.write(json.dumps(asdict(read_node_memory())) + "\n")
-                    file.flush()
+        def sample() -> None:
+            if ray.is_initialized():
+                file.write(json.dumps(asdict(read_node_memory())) + "\n")
+                file.flush()
 
-    thread = threading.Thread(target=sample, name="node-memory", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        thread.join()
+        with repeating(sample, SAMPLE_EVERY_S, "node-memory"):
+            yield
 
 
 def read_samples(path: Path) -> list[NodeMemory]:

@@ -101,11 +101,11 @@ def check_promise(path: str) -> None:
         raise ValueError(f"{n_leads:,} x {n_timesteps:,} samples in segments, at most {MOST_IN_SEGMENTS:,} are read")
     leads = [_Lead(*match.groups()) for match in map(rx_signal.match, lines[1:]) if match]
     counts = Counter(lead.file_name for lead in leads if lead.fmt not in COMPRESSED)
-    for name, n_leads in counts.items():
+    for name, n_here in counts.items():
         file = Path(path).with_name(name) if name else Path(path)
         n_bytes = file.stat().st_size if file.is_file() else 0
-        if n_leads * n_timesteps > n_bytes:
-            raise ValueError(f"{name or 'a signal file'} has {n_bytes:,} bytes for {n_leads} x {n_timesteps:,} samples")
+        if n_here * n_timesteps > n_bytes:
+            raise ValueError(f"{name or 'a signal file'} has {n_bytes:,} bytes for {n_here} x {n_timesteps:,} samples")
 
 
 def _are_plain(leads: list[_Lead]) -> bool:

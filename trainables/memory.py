@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import threading
 import weakref
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -15,6 +14,8 @@ import psutil
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
+
+from data.repeating import repeating
 
 SAMPLE_EVERY_S = 0.02  # a step of training takes longer; a look costs 20 us
 
@@ -83,30 +84,27 @@ class ProcessMemory:
 
     def __init__(self) -> None:
         self._start_bytes = self._peak_bytes = 0
-        self._ended = threading.Event()
-        self._sampler = threading.Thread(target=self._sample, name="peak-memory", daemon=True)
+        self._sampling = repeating(self._sample, SAMPLE_EVERY_S, "peak-memory")
 
     def __enter__(self) -> ProcessMemory:
         _give_back_freed_memory()
         self._start_bytes = self._peak_bytes = private_bytes()
-        self._sampler.start()
+        self._sampling.__enter__()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._ended.set()
-        self._sampler.join()
+        self._sampling.__exit__(kind, error, trace)
 
     @property
     def peak_bytes(self) -> int:
         """The peak so far."""
-        self._peak_bytes = max(self._peak_bytes, private_bytes())
+        self._sample()
         return self._peak_bytes - self._start_bytes
 
     def _sample(self) -> None:
-        while not self._ended.wait(SAMPLE_EVERY_S):
-            self._peak_bytes = max(self._peak_bytes, private_bytes())
+        self._peak_bytes = max(self._peak_bytes, private_bytes())
 
 
 class PeakMemory:

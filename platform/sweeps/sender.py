@@ -10,14 +10,15 @@ import json
 import os
 import socket
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 from data.bucket import fetch, folders, read, remove, send, sizes, uri_of
+from data.repeating import repeating
 from platform.models.trained_model import TRIALS_FOLDER
 from platform.sweeps.folder import locked
 from platform.sweeps.journal import FILE_NAME as JOURNAL_NAME
@@ -98,23 +99,18 @@ def sent(folder: Path) -> Iterator[None]:
         return
     _check_holder(folder)
     _send(folder)  # a bucket that takes nothing is found before a trial runs
-    ended = threading.Event()
-    thread = threading.Thread(target=_send_until, args=(ended, folder), name="bucket", daemon=True)
-    thread.start()
     try:
-        yield
+        with repeating(partial(_try_to_send, folder), SEND_S, "bucket"):
+            yield
     finally:
-        ended.set()
-        thread.join()
         _send_all(folder)
 
 
-def _send_until(ended: threading.Event, folder: Path) -> None:
-    while not ended.wait(SEND_S):
-        try:
-            _send(folder)
-        except OSError as error:  # the next turn, or the last one, sends it
-            print(f"{uri_of(folder)} is behind: {error}", file=sys.stderr)
+def _try_to_send(folder: Path) -> None:
+    try:
+        _send(folder)
+    except OSError as error:  # the next turn, or the last one, sends it
+        print(f"{uri_of(folder)} is behind: {error}", file=sys.stderr)
 
 
 def _send(folder: Path) -> None:
